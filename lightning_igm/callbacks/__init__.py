@@ -1,0 +1,18 @@
+"""Callbacks: sample grids, averages, scores, checkpoints."""
+
+from lightning_igm.callbacks.checkpoint import ExactResume, GeneratorCheckpoint
+from lightning_igm.callbacks.ema import GeneratorEMA
+from lightning_igm.callbacks.image_metrics import ImageMetrics
+from lightning_igm.callbacks.predictions import PredictionWriter
+from lightning_igm.callbacks.progress import GeneratorProgressBar
+from lightning_igm.callbacks.sample_grid import SampleGrid
+
+__all__ = [
+    "ExactResume",
+    "GeneratorCheckpoint",
+    "GeneratorEMA",
+    "GeneratorProgressBar",
+    "ImageMetrics",
+    "PredictionWriter",
+    "SampleGrid",
+]

@@ -1,0 +1,70 @@
+"""Images of ``predict``, as files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+from torchvision.io import encode_png
+
+from lightning_igm.callbacks.ema import evaluation_weights
+from lightning_igm.metrics.images import image_data, to_uint8
+
+__all__ = ["PredictionWriter"]
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Write every image that ``predict`` generates as ``predictions/00000000.png`` and so on.
+
+    The folder is in the run's folder; if it is not empty, nothing is written.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("batch")
+        self._written = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a folder with files in it.
+
+        Raises:
+            ValueError: The folder is not empty.
+        """
+        super().setup(trainer, pl_module, stage)
+        folder = _folder(trainer)
+        if stage == "predict" and trainer.is_global_zero and any(folder.glob("*")):
+            raise ValueError(f"run.dir: {folder} is not empty; move its files or choose another run.dir")
+        self._written = 0
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Predict with the averaged weights if there are any."""
+        self._weights = evaluation_weights(trainer, pl_module)
+        self._weights.__enter__()
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the trained weights back."""
+        self._weights.__exit__(None, None, None)
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Write a batch."""
+        folder = _folder(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        images = to_uint8(cast(Tensor, prediction), image_data(trainer).value_range).cpu()
+        for image in images:
+            number = self._written * trainer.world_size + trainer.global_rank
+            (folder / f"{number:08d}.png").write_bytes(encode_png(image).numpy().tobytes())
+            self._written += 1
+
+
+def _folder(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "predictions"

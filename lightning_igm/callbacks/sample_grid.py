@@ -1,0 +1,169 @@
+"""Pictures of what the generator makes of the same noise as it trains."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from lightning_igm.callbacks.ema import evaluation_weights
+from lightning_igm.metrics.images import image_data, to_uint8, training_images
+from lightning_igm.metrics.rng import isolated_rng
+from lightning_igm.modules.base import ImplicitGenerativeModule, eval_mode
+
+# A grid narrower than this is enlarged: images of digits are too small to judge otherwise.
+_COMFORTABLE_WIDTH = 500
+_PADDING = 2
+
+
+class SampleGrid(Callback):
+    """Write a grid of samples every so many generator steps.
+
+    The noise is drawn once and kept in checkpoints, so that grids of one run show the same samples
+    growing up. Files go to ``<default_root_dir>/samples``: ``real.png`` with training images at the
+    start, then ``step_00000500.png`` and so on, and a last one at the end. TensorBoard and W&B
+    loggers get each grid as ``samples``. Samples come from the averaged generator if there is one
+    (see :class:`~lightning_igm.callbacks.ema.GeneratorEMA`), in eval mode. Training does not change
+    by a bit.
+
+    Args:
+        every_n_steps: Generator steps between two grids.
+        num_samples: Images in a grid.
+        nrow: Images in a row.
+        scale: Pixels of the grid per pixel of an image and axis; None enlarges small images until
+            the grid is 500 pixels wide.
+        seed: Seed of the noise.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    Example:
+        >>> SampleGrid(every_n_steps=100, num_samples=16, nrow=4).nrow
+        4
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 500,
+        num_samples: int = 64,
+        nrow: int = 8,
+        scale: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("every_n_steps", every_n_steps),
+            ("num_samples", num_samples),
+            ("nrow", nrow),
+            ("scale", 1 if scale is None else scale),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.every_n_steps = every_n_steps
+        self.num_samples = num_samples
+        self.nrow = nrow
+        self.scale = scale
+        self.seed = seed
+        self._noise: Tensor | None = None
+        self._step_before = 0
+        self._last_written: int | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the noise unless a checkpoint brought it, and write the real images."""
+        self._last_written = None
+        if self._noise is None or len(self._noise) != self.num_samples:
+            # Drawn on the CPU: the same noise on every device.
+            generator = torch.Generator().manual_seed(self.seed)
+            model = cast(ImplicitGenerativeModule, pl_module)
+            with isolated_rng():
+                self._noise = model.sample_latent(self.num_samples, generator).cpu()
+        if trainer.is_global_zero:
+            self._write_real(trainer, pl_module.device)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the step: batches that train only the critic do not move it."""
+        self._step_before = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Write a grid if this batch reached a multiple of ``every_n_steps``."""
+        if trainer.global_step // self.every_n_steps > self._step_before // self.every_n_steps:
+            self._write_samples(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last grid."""
+        if self._last_written != trainer.global_step:
+            self._write_samples(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the noise; empty before it is drawn."""
+        return {} if self._noise is None else {"noise": self._noise}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the noise from a checkpoint."""
+        self._noise = state_dict["noise"].cpu()
+
+    def _write_samples(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = self._last_written = trainer.global_step
+        if not trainer.is_global_zero or self._noise is None:
+            return
+        noise = self._noise.to(pl_module.device)
+        with (
+            torch.no_grad(),
+            isolated_rng(self.seed),
+            eval_mode(pl_module),
+            evaluation_weights(trainer, pl_module),
+        ):
+            images = to_uint8(pl_module(noise), image_data(trainer).value_range)
+        grid = self._grid(images)
+        _save_png(grid, _folder(trainer) / f"step_{step:08d}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("samples", grid, step)
+            elif isinstance(logger, WandbLogger):
+                # uint8: wandb does not scale floats.
+                logger.log_image("samples", [grid.permute(1, 2, 0).numpy()], step=step)
+
+    def _write_real(self, trainer: Trainer, device: torch.device) -> None:
+        batches: list[Tensor] = []
+        with isolated_rng():
+            for batch in training_images(image_data(trainer), device):
+                batches.append(batch)
+                if sum(map(len, batches)) >= self.num_samples:
+                    break
+        grid = self._grid(torch.cat(batches)[: self.num_samples])
+        _save_png(grid, _folder(trainer) / "real.png")
+
+    def _grid(self, images: Tensor) -> Tensor:
+        """Lay uint8 images ``(N, C, H, W)`` out as one RGB image ``(3, height, width)``."""
+        columns = min(self.nrow, len(images))
+        scale = self.scale or math.ceil(_COMFORTABLE_WIDTH / (columns * images.shape[-1]))
+        large = images.cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+        grid: Tensor = make_grid(large, columns, padding=_PADDING, pad_value=255)
+        return grid
+
+
+def _folder(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "samples"
+
+
+def _save_png(image: Tensor, path: Path) -> None:
+    """Write uint8 ``(3, H, W)``; a run killed on the way leaves no half-written file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(unfinished, format="PNG")
+    os.replace(unfinished, path)

@@ -1,0 +1,215 @@
+"""The command line: ``igm fit --config configs/quickstart.yaml``."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import OmegaConfBaseException
+
+import datamodules as _datamodules  # noqa: F401 - makes their short names known
+import lightning_igm.networks as _networks  # noqa: F401 - makes their short names known
+from lightning_igm.callbacks import (
+    ExactResume,
+    GeneratorCheckpoint,
+    GeneratorEMA,
+    GeneratorProgressBar,
+    ImageMetrics,
+    PredictionWriter,
+    SampleGrid,
+)
+from lightning_igm.modules import ImplicitGenerativeModule, NonFiniteLossError
+from lightning_igm.run import (
+    MetricsCSV,
+    SaveRunConfig,
+    choose_run_folder,
+    holds_a_run,
+    last_checkpoint,
+)
+
+__all__ = ["IGMCLI", "console", "main"]
+
+USER_ERRORS = (
+    ValueError,
+    OSError,
+    MisconfigurationException,
+    NonFiniteLossError,
+    OmegaConfBaseException,
+)
+
+
+class IGMCLI(LightningCLI):
+    """LightningCLI over the methods of this package.
+
+    Beyond Lightning's: every run has a folder of its own (``--run.dir``), ``--ckpt_path last``
+    continues the run in it, what is typed or configured wins over what a checkpoint holds, and four
+    callbacks have their arguments on the command line: ``--samples``, ``--metrics``, ``--ema`` and
+    ``--checkpoint``.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's folder and the callbacks."""
+        parser.add_argument(
+            "--run.dir",
+            type=str | None,
+            default=None,
+            help="Folder of the run; a fresh one under runs/, named by preset and time, by default.",
+        )
+        parser.add_lightning_class_args(SampleGrid, "samples")
+        parser.add_lightning_class_args(ImageMetrics, "metrics")
+        parser.add_lightning_class_args(GeneratorEMA, "ema")
+        parser.add_lightning_class_args(GeneratorCheckpoint, "checkpoint")
+        parser.set_defaults({"ema.decay": None})
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the checkpoint's hyper-parameters alone: what is typed wins."""
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run's folder and the checkpoint."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        if self.subcommand == "fit" and config.trainer.limit_val_batches is None:
+            # Scores are made by ImageMetrics at its own cadence in generator steps.
+            config.trainer.limit_val_batches = 0
+        self._settle_run_folder(config)
+
+    def _settle_run_folder(self, config: Any) -> None:
+        wanted = config.get("ckpt_path")
+        if wanted == "last":
+            if config.run.dir is None:
+                raise ValueError("ckpt_path: 'last' needs the run's folder; give it by --run.dir DIR")
+            last = last_checkpoint(Path(config.run.dir))
+            if not last.exists() and self.subcommand != "fit":
+                raise FileNotFoundError(f"ckpt_path: 'last' is not there: {last}")
+            config.ckpt_path = str(last) if last.exists() else None
+        elif wanted is not None and not Path(wanted).is_file():
+            raise FileNotFoundError(f"ckpt_path: {wanted!r} is not a file, and not 'last'")
+        if config.run.dir is None:
+            root = config.trainer.default_root_dir or "runs"
+            files = config.get("config") or [None]
+            config.run.dir = str(choose_run_folder(root, files[0] and str(files[0])))
+        elif (
+            self.subcommand == "fit"
+            and wanted != "last"
+            and int(os.environ.get("LOCAL_RANK", "0")) == 0
+            and holds_a_run(Path(config.run.dir))
+        ):
+            raise ValueError(
+                f"run.dir: {config.run.dir!r} already holds a run; continue it with "
+                "--ckpt_path last, or choose another folder"
+            )
+        config.trainer.default_root_dir = config.run.dir
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add what every run has: metrics.csv, a bar in generator steps, exact resume."""
+        config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        own: list[Callback] = [
+            self._get(self.config_init, key) for key in self._parser(self.subcommand).callback_keys
+        ]
+        given = config["callbacks"] or []
+        given = list(given) if isinstance(given, list) else [given]
+        bars: list[Callback] = []
+        if config["enable_progress_bar"] is not False and not any(
+            isinstance(callback, ProgressBar) for callback in given
+        ):
+            bars = [GeneratorProgressBar()]
+        config["callbacks"] = [ExactResume(), *given, *bars, PredictionWriter()]
+        config["logger"] = self._loggers(config)
+        return self._instantiate_trainer(config, own)
+
+    def _loggers(self, config: dict[str, Any]) -> list[Logger] | bool:
+        given = config["logger"]
+        if given is False or config["fast_dev_run"]:
+            return False
+        loggers = [] if given in (None, True) else given if isinstance(given, list) else [given]
+        if self.subcommand in (None, "fit"):
+            loggers = [MetricsCSV(config["default_root_dir"]), *loggers]
+        return loggers or False
+
+
+class _Parser(LightningArgumentParser):
+    """Tells an error in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        print(f"igm: {one_line(message)}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def one_line(message: str) -> str:
+    """A message on one line."""
+    return " ".join(str(message).split())
+
+
+def main(args: list[str] | None = None, *, run: bool = True) -> LightningCLI:
+    """Run the command line.
+
+    Args:
+        args: What would be typed after ``igm``; the process's own arguments by default.
+        run: Whether to run a subcommand (``fit``, ``validate``, ``test``, ``predict``). If false,
+            ``args`` begins without one, and the objects are made and returned.
+
+    Returns:
+        The command line's object, with ``.model``, ``.datamodule`` and ``.trainer``.
+
+    Raises:
+        ValueError: An argument is out of range or does not fit the others.
+        OSError: A file is missing or cannot be written.
+        SystemExit: The arguments cannot be parsed; the reason is on standard error.
+
+    Example:
+        >>> cli = main(["--config", "configs/molm/digits.yaml"], run=False)  # doctest: +SKIP
+        >>> cli.model.sample(4).shape  # doctest: +SKIP
+        torch.Size([4, 3, 32, 32])
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # A console script does not see the user's own modules.
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    with warnings.catch_warnings():
+        _quieten()
+        return IGMCLI(
+            ImplicitGenerativeModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveRunConfig,
+            parser_class=_Parser,
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            seed_everything_default=0,
+            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
+            auto_configure_optimizers=False,
+            args=args,
+            run=run,
+        )
+
+
+def _quieten() -> None:
+    """Silence warnings that say nothing about the user's run."""
+    for message in (
+        ".*save the pre-optimization state.*",  # Lightning: what we save is what we mean.
+        ".*LightningCLI's args parameter is intended.*",
+        ".*does not have many workers.*",  # Batches are one tensor indexing; workers do not pay.
+        ".*isinstance.treespec, LeafSpec..*",  # Lightning on torch >= 2.9.
+        ".*The number of training batches .* is smaller than the logging interval.*",
+        ".*exists and is not empty.*",  # A continued run's checkpoints.
+    ):
+        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", module="jsonargparse.*", category=DeprecationWarning)
+
+
+def console() -> None:
+    """Entry point of ``igm``: a user's mistake gives one line and a non-zero exit."""
+    try:
+        main()
+    except USER_ERRORS as error:
+        if os.environ.get("IGM_TRACEBACK"):
+            raise
+        print(f"igm: {one_line(str(error))}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+

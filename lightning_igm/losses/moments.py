@@ -1,0 +1,359 @@
+"""Moments of the Method of Learned Moments: the gradient of a critic's output in its parameters.
+
+The moments of an image are Phi(x) = grad_phi f_phi(x), one for each of the critic's k parameters
+("Learning Implicit Generative Models with Method of Learned Moments", Ravuri, Mohamed, Rosca and
+Vinyals, NIPS workshop 2017; with hidden activations: ICML 2018, https://arxiv.org/abs/1806.11006).
+Two facts make them cheap. The mean of the moments over a batch is one ordinary backward pass of the
+mean logit, and the squared norm of *each* image's moments follows from every layer's input and the
+gradient at its output ("ghost norms": Goodfellow 2015, https://arxiv.org/abs/1510.01799, for linear
+layers; Bu, Mao and Xu 2022, https://arxiv.org/abs/2205.10683, for convolutions), so that no image's
+gradient is ever formed. Everything here is differentiable any number of times in the images and in
+the parameters.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
+
+__all__ = [
+    "check_moment_network",
+    "logits_and_squared_norms",
+    "mean_moments",
+    "moment_statistics",
+    "squared_moment_norms",
+]
+
+_ACTIVATIONS = frozenset(
+    {F.leaky_relu, F.relu, torch.relu, F.elu, F.gelu, F.silu, F.softplus, F.celu, F.selu, F.mish}
+    | {torch.tanh, Tensor.tanh, torch.sigmoid, Tensor.sigmoid, Tensor.relu, torch.selu, torch.celu}
+)
+
+
+def check_moment_network(critic: nn.Module) -> None:
+    """Check that every image has moments of its own and that their norms can be computed.
+
+    Raises:
+        ValueError: The critic couples images (batch normalization), is random (dropout), has a
+            parameter outside ``Linear`` and ``Conv2d`` layers, or a parameter that is frozen.
+    """
+    for name, module in critic.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, _BatchNorm):
+            raise ValueError(
+                f"critic: layer {name!r} is a {kind}, which couples the images of a batch, so that "
+                "an image has no moments of its own; use a critic without batch normalization"
+            )
+        if isinstance(module, _DropoutNd) and module.p > 0:
+            raise ValueError(
+                f"critic: layer {name!r} is a {kind} with p={module.p}, which makes the moments "
+                "random; use a critic without dropout"
+            )
+        for parameter_name, parameter in module.named_parameters(recurse=False):
+            if not isinstance(module, nn.Linear | nn.Conv2d):
+                raise ValueError(
+                    f"critic: parameter {f'{name}.{parameter_name}'.lstrip('.')!r} belongs to a "
+                    f"{kind}; moments are supported for parameters of Linear and Conv2d layers"
+                )
+            if not parameter.requires_grad:
+                raise ValueError(
+                    f"critic: parameter {f'{name}.{parameter_name}'.lstrip('.')!r} is frozen "
+                    "(requires_grad=False); the moments are gradients in all parameters"
+                )
+
+
+def mean_moments(
+    critic: nn.Module, images: Tensor, *, hidden_weight: float = 0.0, pixel_weight: float = 0.0
+) -> Tensor:
+    """Mean of the moments over a batch, by one backward pass of the mean logit.
+
+    Differentiable in ``images`` and in the critic's parameters; under ``torch.no_grad()`` only the
+    value is computed, at the memory of an ordinary backward pass.
+
+    Args:
+        critic: Maps images ``(N, C, H, W)`` to logits ``(N,)``.
+        images: ``(N, C, H, W)``.
+        hidden_weight: If not 0, the mean of every hidden activation, times this weight, is appended
+            (the ICML version).
+        pixel_weight: If not 0, the mean image, times this weight, is appended before the hidden
+            activations.
+
+    Returns:
+        ``(k,)``, in the order of ``critic.parameters()``, followed by ``C H W`` pixels and the
+        hidden activations where they are asked for.
+
+    Example:
+        >>> import torch
+        >>> critic = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 1))
+        >>> mean_moments(critic, torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
+        tensor([2., 2., 2., 1.], grad_fn=<CatBackward0>)
+    """
+    with _exact(images), _Recorder() as recorder:
+        logits = critic(images)
+    return _mean_moments(critic, images, logits, recorder, hidden_weight, pixel_weight)
+
+
+def moment_statistics(
+    critic: nn.Module, images: Tensor, *, hidden_weight: float = 0.0, pixel_weight: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Mean moments and squared norms of each image's moments, from one forward pass.
+
+    Args:
+        critic: Maps images ``(N, C, H, W)`` to logits ``(N,)``.
+        images: ``(N, C, H, W)``.
+        hidden_weight: As in :func:`mean_moments`.
+        pixel_weight: As in :func:`mean_moments`.
+
+    Returns:
+        :func:`mean_moments` and ``(N,)``, the squared norms of all of them, pixels and hidden
+        activations included.
+
+    Raises:
+        ValueError: As :func:`squared_moment_norms`.
+    """
+    check_moment_network(critic)
+    with _exact(images), _Recorder() as recorder:
+        logits = critic(images)
+    mean = _mean_moments(critic, images, logits, recorder, hidden_weight, pixel_weight)
+    norms = _squared_norms(critic, images, logits, recorder)
+    if pixel_weight:
+        norms = norms + pixel_weight**2 * images.flatten(1).square().sum(1)
+    if hidden_weight:
+        for hidden in recorder.activations:
+            norms = norms + hidden_weight**2 * hidden.flatten(1).square().sum(1)
+    return mean, norms
+
+
+def squared_moment_norms(critic: nn.Module, images: Tensor) -> Tensor:
+    """Squared norm of each image's moments, ``||grad_phi f(x_i)||^2``, without forming the moments.
+
+    Exact for ``Linear`` and ``Conv2d`` layers of any stride, padding, dilation, groups and bias.
+    Differentiable like :func:`mean_moments`.
+
+    Args:
+        critic: Maps images ``(N, C, H, W)`` to logits ``(N,)``.
+        images: ``(N, C, H, W)``.
+
+    Returns:
+        ``(N,)``, the sum over all k parameters (divide by k for the paper's normalisation).
+
+    Raises:
+        ValueError: The critic is not a moment network (see :func:`check_moment_network`), uses a
+            layer twice, or overwrites a layer's input or output in place.
+
+    Example:
+        >>> import torch
+        >>> critic = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 1))
+        >>> squared_moment_norms(critic, torch.tensor([[1.0, 2.0, 3.0]])).tolist()
+        [15.0]
+    """
+    return logits_and_squared_norms(critic, images)[1]
+
+
+def logits_and_squared_norms(critic: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits ``(N,)`` and squared moment norms ``(N,)`` of one forward pass.
+
+    See :func:`squared_moment_norms`.
+    """
+    check_moment_network(critic)
+    with _exact(images), _Recorder() as recorder:
+        logits = critic(images)
+    return logits, _squared_norms(critic, images, logits, recorder)
+
+
+def _mean_moments(
+    critic: nn.Module,
+    images: Tensor,
+    logits: Tensor,
+    recorder: "_Recorder",
+    hidden_weight: float,
+    pixel_weight: float,
+) -> Tensor:
+    differentiable = torch.is_grad_enabled()
+    with _exact(images):
+        gradients = torch.autograd.grad(
+            logits.mean(),
+            list(critic.parameters()),
+            create_graph=differentiable,
+            materialize_grads=True,
+        )
+        features = [gradient.flatten() for gradient in gradients]
+        if pixel_weight:
+            features.append(pixel_weight * images.mean(0).flatten())
+        if hidden_weight:
+            features += [hidden_weight * h.mean(0).flatten() for h in recorder.activations]
+        return torch.cat(features)
+
+
+def _squared_norms(
+    critic: nn.Module, images: Tensor, logits: Tensor, recorder: "_Recorder"
+) -> Tensor:
+    differentiable = torch.is_grad_enabled()
+    with _exact(images):
+        calls = recorder.checked_calls(critic, logits)
+        deltas = torch.autograd.grad(
+            logits.sum(), [call.output for call in calls], create_graph=differentiable
+        )
+        norms = [call.squared_norms(delta) for call, delta in zip(calls, deltas, strict=True)]
+        return torch.stack(norms).sum(0)
+
+
+@contextmanager
+def _exact(images: Tensor) -> Iterator[None]:
+    """Gradients on and autocast off: moments are small differences of nearly equal vectors."""
+    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        yield
+
+
+class _Call(NamedTuple):
+    """One call of a linear or convolutional layer, seen as a product over positions.
+
+    At every one of T positions the layer multiplies a patch of its input (p numbers) by the weight
+    (d outputs); the groups of a convolution are independent such products.
+    """
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    output: Tensor
+    patches: Callable[[Tensor], Tensor]
+    """Input -> (N, groups, T, p)."""
+    groups: int
+    versions: tuple[int, int]
+
+    def squared_norms(self, delta: Tensor) -> Tensor:
+        """Squared norm ``(N,)`` of the layer's part of the moments, from the gradient at its output.
+
+        The gradient in the weight is D^T A, with D ``(T, d)`` the gradient at the output and A
+        ``(T, p)`` the patches. Its norm is the sum over pairs of positions of (A A^T) o (D D^T),
+        which is cheaper when there are few positions: T (p + d) < p d.
+        """
+        patches = self.patches(self.input)
+        n, groups, positions, p = patches.shape
+        if self.weight.dim() == 2:  # A linear layer keeps its channels last.
+            delta = delta.movedim(-1, 1)
+        d = delta.shape[1] // groups
+        delta = delta.reshape(n, groups, d, positions)
+        if positions * (p + d) < p * d:
+            gram = (patches @ patches.mT) * (delta.mT @ delta)
+        else:
+            gram = (delta @ patches).square()
+        norms = gram.sum((1, 2, 3))
+        if self.bias is not None:
+            norms = norms + delta.sum(3).square().sum((1, 2))
+        return norms
+
+
+class _Recorder(TorchFunctionMode):
+    """Keeps what every layer of a critic sees and says during one forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[_Call] = []
+        self.activations: list[Tensor] = []
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is F.linear:
+            self._record(_linear_patches, 1, result, *args, **(kwargs or {}))
+        elif func is F.conv2d:
+            self._record_convolution(result, *args, **(kwargs or {}))
+        elif func in _ACTIVATIONS:
+            self.activations.append(result)
+        return result
+
+    def _record(
+        self,
+        patches: Callable[[Tensor], Tensor],
+        groups: int,
+        output: Tensor,
+        input: Tensor,  # noqa: A002 - torch's own keyword
+        weight: Tensor,
+        bias: Tensor | None = None,
+    ) -> None:
+        versions = (input._version, output._version)
+        self.calls.append(_Call(input, weight, bias, output, patches, groups, versions))
+
+    def _record_convolution(
+        self,
+        output: Tensor,
+        input: Tensor,  # noqa: A002 - torch's own keyword
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+    ) -> None:
+        def patches(image: Tensor) -> Tensor:
+            pad = padding
+            if isinstance(pad, str):
+                image, pad = _pad_same(image, weight, dilation) if pad == "same" else image, 0
+            columns = F.unfold(image, weight.shape[2:], dilation, pad, stride)
+            return columns.unflatten(1, (groups, -1)).mT
+
+        self._record(patches, groups, output, input, weight, bias)
+
+    def checked_calls(self, critic: nn.Module, logits: Tensor) -> list[_Call]:
+        """The calls of layers, after checking that they account for all of the moments."""
+        names = {id(parameter): name for name, parameter in critic.named_parameters()}
+        calls = [call for call in self.calls if id(call.weight) in names]
+        used = [p for call in calls for p in (call.weight, call.bias) if p is not None]
+        counts = Counter(map(id, used))
+        for parameter, count in counts.items():
+            if count > 1:
+                raise ValueError(
+                    f"critic: parameter {names[parameter]!r} is used {count} times in one forward "
+                    "pass; squared moment norms need every layer to be used once"
+                )
+        for call in calls:
+            name = names[id(call.weight)]
+            if call.versions != (call.input._version, call.output._version):
+                raise ValueError(
+                    f"critic: an in-place operation overwrites the input or output of the layer of "
+                    f"{name!r}; use out-of-place activations (inplace=False)"
+                )
+            if call.input.shape[0] != logits.shape[0]:
+                raise ValueError(
+                    f"critic: the layer of {name!r} sees {call.input.shape[0]} rows for "
+                    f"{logits.shape[0]} images; its first dimension must be the batch"
+                )
+        others = [p for p in critic.parameters() if id(p) not in counts]
+        if others:
+            gradients = torch.autograd.grad(
+                logits.sum(), others, retain_graph=True, allow_unused=True
+            )
+            for parameter, gradient in zip(others, gradients, strict=True):
+                if gradient is not None:
+                    raise ValueError(
+                        f"critic: parameter {names[id(parameter)]!r} acts outside of its Linear or "
+                        "Conv2d layer's forward; its moments cannot be accounted for"
+                    )
+        return calls
+
+
+def _linear_patches(features: Tensor) -> Tensor:
+    return features.reshape(features.shape[0], 1, -1, features.shape[-1])
+
+
+def _pad_same(image: Tensor, weight: Tensor, dilation: int | tuple[int, ...]) -> Tensor:
+    """Zero padding of ``padding="same"``: the odd pixel goes right and below."""
+    dilations = (dilation, dilation) if isinstance(dilation, int) else dilation
+    pads: list[int] = []
+    for size, step in zip(reversed(weight.shape[2:]), reversed(dilations), strict=True):
+        total = step * (size - 1)
+        pads += [total // 2, total - total // 2]
+    return F.pad(image, pads)

@@ -1,0 +1,69 @@
+"""The one way from float images to 8 bits, shared by scores, sample grids and loggers."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+
+def to_uint8(images: Tensor, value_range: tuple[float, float]) -> Tensor:
+    """Quantise float images to 8 bits: clamp, scale, round.
+
+    Values outside the range are clamped, never wrapped. NaN becomes 0 (black).
+
+    Args:
+        images: Float images of any shape, e.g. ``(N, C, H, W)``.
+        value_range: The values of black and of white.
+
+    Returns:
+        A uint8 tensor of the same shape and device.
+
+    Raises:
+        ValueError: If ``images`` are not floats or ``value_range`` is not increasing.
+
+    Example:
+        >>> import torch
+        >>> to_uint8(torch.tensor([-1.2, -1.0, 0.0, 1.0]), (-1.0, 1.0))
+        tensor([  0,   0, 128, 255], dtype=torch.uint8)
+    """
+    low, high = value_range
+    if not high > low:
+        raise ValueError(f"value_range must be (low, high) with low < high, got {value_range}")
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floats in {value_range}, got dtype {images.dtype}")
+    # bfloat16 has too few digits for 256 levels after the scaling.
+    unit = (images.detach().float() - low) / (high - low)
+    return unit.nan_to_num(nan=0.0).clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
+
+
+def image_data(trainer: Trainer) -> Any:
+    """Return the trainer's data module, which must be one of images.
+
+    Args:
+        trainer: A trainer that runs with a data module.
+
+    Raises:
+        ValueError: If there is none, or it lacks ``ordered_train_dataloader`` or ``value_range``.
+    """
+    data = getattr(trainer, "datamodule", None)
+    for name in ("ordered_train_dataloader", "value_range"):
+        if not hasattr(data, name):
+            raise ValueError(f"datamodule must have {name}, got {type(data).__name__}")
+    return data
+
+
+def training_images(data: Any, device: torch.device) -> Iterator[Tensor]:
+    """Yield this process's training images once, in order, as uint8 batches ``(N, C, H, W)``.
+
+    The images take the way of training: to the device, to floats, and from there back to 8 bits as
+    generated images do.
+
+    Args:
+        data: The data module; see :func:`image_data`.
+        device: Where the batches go.
+    """
+    for batch in data.ordered_train_dataloader():
+        images = data.transfer_batch_to_device(batch, device, 0)
+        yield to_uint8(data.on_after_batch_transfer(images, 0), data.value_range)

@@ -1,0 +1,261 @@
+"""Method of Learned Moments: match the gradients of a critic, learn the critic now and then."""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_igm.distributed import all_mean, all_sum, mean_gradients, world_size
+from lightning_igm.losses.adversarial import logistic_critic_loss
+from lightning_igm.losses.moments import (
+    check_moment_network,
+    logits_and_squared_norms,
+    mean_moments,
+    moment_statistics,
+)
+from lightning_igm.modules.base import AdversarialModule, images_of
+from lightning_igm.modules.checks import non_negative, one_of, positive
+
+__all__ = ["MoLM"]
+
+
+class MoLM(AdversarialModule):
+    """Method of Learned Moments.
+
+    Algorithm 1 of "Learning Implicit Generative Models with Method of Learned Moments" (Ravuri,
+    Mohamed, Rosca and Vinyals, NIPS workshop 2017), in the form that its text describes::
+
+        for t = 0, 1, ..., N_t - 1:
+            if t mod N_c = 0:
+                N_d times:  phi <- Adam(phi, grad_phi L_D)
+                m_data <- mean of Phi(x) over the whole training set
+            theta <- Adam(theta, grad_theta L_G)
+
+    with the moments Phi(x) = grad_phi f_phi(x) of the critic's logit f, one for each of its k
+    parameters, and
+
+        L_G = 1/2 ||mean Phi(g(z)) - m_data||^2                                            (Eq. 1)
+        L_D = -log D(x) - log(1 - D(g(z))) + lambda (mean ||Phi(x)||^2 / k - 1)^2          (Eq. 2)
+
+    (Eq. 2 with the signs of a loss to be minimised). ``critic_interval: 1999`` is Algorithm 1 as it
+    is printed, where a critic phase stands in the place of a generator step.
+
+    Args:
+        generator: Maps latents ``(N, latent_dim)`` to images ``(N, C, H, W)``.
+        critic: Maps images to logits ``(N,)``; of Linear and Conv2d layers, without batch
+            normalization or dropout.
+        generator_optimizer: Makes the generator's optimizer from its parameters.
+        critic_optimizer: Makes the critic's.
+        generator_scheduler: Makes a learning-rate schedule, stepped once per generator step.
+        critic_scheduler: The critic's, stepped once per *generator* step as well.
+        latent_dim: Size of a latent; the generator must take it.
+        latent_distribution: ``normal`` for N(0, I), ``uniform`` for U[-1, 1].
+        critic_steps: N_d, critic steps in a phase.
+        critic_interval: N_c, generator steps from one critic phase to the next.
+        penalty_weight: lambda.
+        learn_moments: If false, the critic keeps its random weights: the paper's baseline of random
+            moments.
+        estimator: Of L_G. ``one_batch`` is the paper's; its expectation exceeds L_G by the trace of
+            the moments' covariance over 2 B. ``two_batch`` is unbiased by two independent batches
+            of fakes, <m_1 - m_data, m_2 - m_data> / 2. ``u_statistic`` is unbiased by leaving the
+            pairs of a fake with itself out, which needs independent fakes: no batch normalization
+            in the generator.
+        hidden_weight: If not 0, the critic's hidden activations, times this weight, are moments too
+            (the ICML 2018 version, https://arxiv.org/abs/1806.11006).
+        pixel_weight: The same for the pixels.
+
+    Raises:
+        ValueError: An argument is out of range, or a network does not suit the method.
+
+    Example:
+        >>> from lightning_igm.networks import DCGANCritic, DCGANGenerator
+        >>> model = MoLM(DCGANGenerator(latent_dim=16, width=8), DCGANCritic(width=8), latent_dim=16)
+        >>> model.sample(4).shape
+        torch.Size([4, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        critic: nn.Module,
+        generator_optimizer: OptimizerCallable = torch.optim.Adam,
+        critic_optimizer: OptimizerCallable = torch.optim.Adam,
+        generator_scheduler: LRSchedulerCallable | None = None,
+        critic_scheduler: LRSchedulerCallable | None = None,
+        latent_dim: int = 128,
+        latent_distribution: Literal["normal", "uniform"] = "normal",
+        critic_steps: int = 100,
+        critic_interval: int = 2000,
+        penalty_weight: float = 1.0,
+        learn_moments: bool = True,
+        estimator: Literal["one_batch", "two_batch", "u_statistic"] = "one_batch",
+        hidden_weight: float = 0.0,
+        pixel_weight: float = 0.0,
+    ) -> None:
+        super().__init__(
+            generator,
+            critic,
+            generator_optimizer,
+            critic_optimizer,
+            generator_scheduler,
+            critic_scheduler,
+            latent_dim,
+            latent_distribution,
+            critic_steps,
+        )
+        self.critic_interval = positive("critic_interval", critic_interval)
+        self.penalty_weight = non_negative("penalty_weight", penalty_weight)
+        self.learn_moments = learn_moments
+        self.estimator = one_of("estimator", estimator, ("one_batch", "two_batch", "u_statistic"))
+        self.hidden_weight = non_negative("hidden_weight", hidden_weight)
+        self.pixel_weight = non_negative("pixel_weight", pixel_weight)
+        check_moment_network(critic)
+        if estimator == "u_statistic":
+            for name, module in generator.named_modules():
+                if isinstance(module, _BatchNorm):
+                    raise ValueError(
+                        f"estimator: 'u_statistic' needs independent fakes, but the generator's "
+                        f"layer {name!r} is a {type(module).__name__}; use a generator without "
+                        "batch normalization, or estimator 'one_batch' or 'two_batch'"
+                    )
+        self.data_moments: Tensor | None = None
+        """Mean moments ``(k,)`` of the whole training set; None from a critic step to the next
+        generator step."""
+        self._before_phase: dict[str, Tensor] = {}
+
+    # --- Algorithm 1 ----------------------------------------------------------------------------
+
+    def critic_steps_due(self) -> int:
+        """N_d when the number of generator steps is a multiple of N_c, else 0."""
+        if self.learn_moments and self.global_step % self.critic_interval == 0:
+            return self.critic_steps
+        return 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One critic step inside a critic phase, one generator step outside."""
+        real = images_of(batch)
+        if self.critic_steps_taken < self.critic_steps_due():
+            if self.critic_steps_taken == 0:
+                self._begin_critic_phase(real)
+            self.critic_step(real)
+            self.data_moments = None
+        else:
+            if self.data_moments is None:
+                self.data_moments = self.training_set_moments()
+                if self.learn_moments:
+                    self._end_critic_phase(real)
+            self.generator_step(real)
+
+    def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Eq. 2, minimised: classification and the penalty on the norm of the real moments."""
+        real_logits, squared_norms = logits_and_squared_norms(self.critic, real)
+        mean_squared_moment = all_mean(squared_norms.mean()) / self.num_moments
+        penalty = (mean_squared_moment - 1).square()
+        self.log_training({"mean_squared_moment": mean_squared_moment.detach()})
+        classification = logistic_critic_loss(real_logits, self.critic(fake))
+        return classification + self.penalty_weight * penalty
+
+    def generator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Eq. 1, half the squared distance of mean moments, by the chosen estimator."""
+        if self.data_moments is None:
+            raise RuntimeError("data_moments are not computed; see training_set_moments")
+        if self.estimator == "two_batch":
+            first, second = (self._moments(half) - self.data_moments for half in fake.chunk(2))
+            return first.dot(second) / 2
+        if self.estimator == "one_batch":
+            return (self._moments(fake) - self.data_moments).square().sum() / 2
+        mean, squared_norms = moment_statistics(self.critic, fake, **self._features)
+        mean, squared_norm = all_mean(mean), all_mean(squared_norms.mean())
+        # Mean over pairs of different fakes = mean over all pairs - what pairs with itself adds.
+        own_pairs = (squared_norm - mean.dot(mean)) / (world_size() * fake.shape[0] - 1)
+        return ((mean - self.data_moments).square().sum() - own_pairs) / 2
+
+    def generator_step(self, real: Tensor) -> None:
+        """Update the generator once; the two-batch estimator takes two passes of the generator."""
+        fake = torch.cat([self.generate(real.shape[0]) for _ in range(self._passes)])
+        self.update("generator", self.generator_loss(real, fake))
+        self.critic_steps_taken = 0
+
+    @torch.no_grad()
+    def training_set_moments(self) -> Tensor:
+        """Mean moments ``(k,)`` of every training image, once each; batches leave only their sum."""
+        total, count = None, 0
+        for images in self.training_images():
+            moments = mean_moments(self.critic, images, **self._features) * images.shape[0]
+            total = moments if total is None else total.add_(moments)
+            count += images.shape[0]
+        if total is None:
+            raise ValueError("data: the training set is empty; MoLM needs at least one image")
+        return all_sum(total) / all_sum(torch.tensor(count, device=total.device))
+
+    def _moments(self, images: Tensor) -> Tensor:
+        return all_mean(mean_moments(self.critic, images, **self._features))
+
+    @property
+    def num_moments(self) -> int:
+        """k, the number of the critic's parameters."""
+        return sum(parameter.numel() for parameter in self.critic.parameters())
+
+    @property
+    def _features(self) -> dict[str, float]:
+        return {"hidden_weight": self.hidden_weight, "pixel_weight": self.pixel_weight}
+
+    @property
+    def _passes(self) -> int:
+        return 2 if self.estimator == "two_batch" else 1
+
+    # --- what a critic phase changed ------------------------------------------------------------
+
+    def _begin_critic_phase(self, real: Tensor) -> None:
+        self._log_critic_accuracy(real, "before")
+        if self.data_moments is not None:
+            passes = [self.training_latent(real.shape[0]) for _ in range(self._passes)]
+            latent = torch.stack(passes)
+            self._before_phase = {"latent": latent, "gradient": self._generator_gradient(latent)}
+
+    def _end_critic_phase(self, real: Tensor) -> None:
+        self._log_critic_accuracy(real, "after")
+        if self._before_phase:
+            before = self._before_phase["gradient"]
+            after = self._generator_gradient(self._before_phase["latent"])
+            self.log_now({"generator_gradient_cosine": F.cosine_similarity(before, after, dim=0)})
+            self._before_phase = {}
+
+    def _generator_gradient(self, latent: Tensor) -> Tensor:
+        """Gradient ``(d,)`` of the generator's loss at latents ``(passes, N, latent_dim)``."""
+        loss = self.generator_loss(latent, torch.cat([self(z) for z in latent]))
+        gradients = torch.autograd.grad(loss, list(self.generator.parameters()))
+        return torch.cat([gradient.flatten() for gradient in mean_gradients(gradients)])
+
+    @torch.no_grad()
+    def _log_critic_accuracy(self, real: Tensor, when: str) -> None:
+        fake = self.generate(real.shape[0])
+        self.log_now(
+            {
+                f"critic_accuracy_real_{when}": all_mean((self.critic(real) > 0).float().mean()),
+                f"critic_accuracy_fake_{when}": all_mean((self.critic(fake) <= 0).float().mean()),
+            }
+        )
+
+    # --- checkpoints ----------------------------------------------------------------------------
+
+    def training_state(self) -> dict[str, Any]:
+        """The base's state, the data's moments, and the gradient that a running phase began with."""
+        own = {"data_moments": self.data_moments, "before_phase": self._before_phase}
+        return super().training_state() | own
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Take up :meth:`training_state`."""
+        super().load_training_state(state)
+        self.data_moments = state["data_moments"]
+        self._before_phase = state["before_phase"]
+
+    def on_fit_start(self) -> None:
+        """Move what a checkpoint brought to the device."""
+        super().on_fit_start()
+        if self.data_moments is not None:
+            self.data_moments = self.data_moments.to(self.device)
+        self._before_phase = {k: v.to(self.device) for k, v in self._before_phase.items()}

@@ -1,0 +1,144 @@
+"""A run's folder: its name, its config, its metrics. One run, one folder; nothing is overwritten."""
+
+import csv
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+__all__ = ["MetricsCSV", "SaveRunConfig", "choose_run_folder", "holds_a_run", "last_checkpoint"]
+
+CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.csv", "checkpoints"
+_SHARED = "IGM_RUN_DIR"
+
+
+def choose_run_folder(root: str | Path, config: str | Path | None) -> Path:
+    """Name a fresh folder ``<root>/<preset>-<time>``; the preset is the config file's last two names.
+
+    The processes that a strategy launches take the folder that the first one chose.
+    """
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        if _SHARED not in os.environ:
+            raise ValueError("run.dir: not given; with an external launcher of processes it must be")
+        return Path(os.environ[_SHARED])
+    path = Path(config) if config else Path("run.yaml")
+    parent = path.parent.name if path.parent.name not in ("", "configs") else ""
+    stem = Path(root) / "-".join(filter(None, (parent, path.stem, time.strftime("%Y%m%d-%H%M%S"))))
+    folder, number = stem, 1
+    while folder.exists():
+        number += 1
+        folder = stem.with_name(f"{stem.name}-{number}")
+    os.environ[_SHARED] = str(folder)
+    return folder
+
+
+def holds_a_run(folder: Path) -> bool:
+    """Whether a run has written into a folder."""
+    return any((folder / name).exists() for name in (CONFIG, METRICS, CHECKPOINTS))
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """Where a run keeps its last checkpoint."""
+    return folder / CHECKPOINTS / "last.ckpt"
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Write the run's config into its folder, and to the loggers as hyper-parameters.
+
+    A continued run whose config differs writes ``config-2.yaml`` and so on beside the first.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, save_to_log_dir=False, **kwargs)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the config; called on rank zero only."""
+        if stage != "fit":
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        path, number = folder / CONFIG, 1
+        while path.exists() and path.read_text() != text:
+            number += 1
+            path = folder / f"config-{number}.yaml"
+        path.write_text(text)
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"config": text})
+
+
+class MetricsCSV(Logger):
+    """Write ``metrics.csv``: a row per logged step, a column per metric, complete after every row.
+
+    Unlike Lightning's ``CSVLogger`` it goes on with the file of the run that it continues.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self.path = Path(folder) / METRICS
+        self._columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """``csv``."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """The run's folder."""
+        return self.path.parent.name
+
+    @property
+    def save_dir(self) -> str:
+        """The run's folder."""
+        return str(self.path.parent)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the config has a file of its own."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append a row."""
+        row = {"step": step, **{k: v for k, v in metrics.items() if k not in ("step", "epoch")}}
+        new = [name for name in row if name not in self._columns]
+        if new:
+            rows = self._read()
+            self._columns += new
+            self._write(rows)
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self._columns, restval="").writerow(row)
+
+    @rank_zero_only
+    def go_back_to(self, step: int) -> None:
+        """Drop the rows of steps after ``step``: a continued run makes them anew."""
+        self._columns = []
+        if self.path.exists():
+            rows = [row for row in self._read() if row["step"].isdigit() and int(row["step"]) <= step]
+            self._write(rows)
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            self._columns = list(reader.fieldnames or [])
+            # A run killed in the middle of a row leaves one that is too short.
+            return [row for row in reader if None not in row.values()]
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_suffix(".csv.part")
+        with unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(unfinished, self.path)
