@@ -74,16 +74,15 @@ class IGMCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder and the checkpoint."""
         config = self.config[self.subcommand] if self.subcommand else self.config
-        if self.subcommand == "fit" and config.trainer.limit_val_batches is None:
-            # Scores are made by ImageMetrics at its own cadence in generator steps.
-            config.trainer.limit_val_batches = 0
         self._settle_run_folder(config)
 
     def _settle_run_folder(self, config: Any) -> None:
         wanted = config.get("ckpt_path")
         if wanted == "last":
             if config.run.dir is None:
-                raise ValueError("ckpt_path: 'last' needs the run's folder; give it by --run.dir DIR")
+                raise ValueError(
+                    "ckpt_path: 'last' needs the run's folder; give it by --run.dir DIR"
+                )
             last = last_checkpoint(Path(config.run.dir))
             if not last.exists() and self.subcommand != "fit":
                 raise FileNotFoundError(f"ckpt_path: 'last' is not there: {last}")
@@ -112,6 +111,9 @@ class IGMCLI(LightningCLI):
         own: list[Callback] = [
             self._get(self.config_init, key) for key in self._parser(self.subcommand).callback_keys
         ]
+        if self.subcommand == "fit" and config["limit_val_batches"] is None:
+            # Scores are made by ImageMetrics at its own cadence in generator steps.
+            config["limit_val_batches"] = 0
         given = config["callbacks"] or []
         given = list(given) if isinstance(given, list) else [given]
         bars: list[Callback] = []
@@ -211,5 +213,3 @@ def console() -> None:
             raise
         print(f"igm: {one_line(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
-
-

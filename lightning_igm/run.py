@@ -25,7 +25,9 @@ def choose_run_folder(root: str | Path, config: str | Path | None) -> Path:
     """
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
         if _SHARED not in os.environ:
-            raise ValueError("run.dir: not given; with an external launcher of processes it must be")
+            raise ValueError(
+                "run.dir: not given; with an external launcher of processes it must be"
+            )
         return Path(os.environ[_SHARED])
     path = Path(config) if config else Path("run.yaml")
     parent = path.parent.name if path.parent.name not in ("", "configs") else ""
@@ -61,7 +63,11 @@ class SaveRunConfig(SaveConfigCallback):
         """Write the config; called on rank zero only."""
         if stage != "fit":
             return
-        text = self.parser.dump(self.config, skip_none=False)
+        config = self.config.clone()
+        # Not of the run, but of the subcommand: without them all subcommands take the file.
+        for name in ("ckpt_path", "weights_only"):
+            config.pop(name, None)
+        text = self.parser.dump(config, skip_none=False, skip_validation=True)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path, number = folder / CONFIG, 1
@@ -122,7 +128,9 @@ class MetricsCSV(Logger):
         """Drop the rows of steps after ``step``: a continued run makes them anew."""
         self._columns = []
         if self.path.exists():
-            rows = [row for row in self._read() if row["step"].isdigit() and int(row["step"]) <= step]
+            rows = [
+                row for row in self._read() if row["step"].isdigit() and int(row["step"]) <= step
+            ]
             self._write(rows)
 
     def _read(self) -> list[dict[str, str]]:

@@ -71,7 +71,8 @@ class ImageMetrics(Callback):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         check_kid_subsets(kid_subset_size, kid_subsets)
-        num_features = getattr(extractor or DigitClassifier, "num_features", 1)
+        known = DigitClassifier if extractor is None else extractor
+        num_features = int(getattr(known, "num_features", 1))
         least = max(kid_subset_size, num_features + 1)
         if num_samples < least:
             raise ValueError(

@@ -1,6 +1,7 @@
 """Images of ``predict``, as files."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(self) -> None:
         super().__init__("batch")
         self._written = 0
+        self._weights = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a folder with files in it.
@@ -34,17 +36,18 @@ class PredictionWriter(BasePredictionWriter):
         super().setup(trainer, pl_module, stage)
         folder = _folder(trainer)
         if stage == "predict" and trainer.is_global_zero and any(folder.glob("*")):
-            raise ValueError(f"run.dir: {folder} is not empty; move its files or choose another run.dir")
+            raise ValueError(
+                f"run.dir: {folder} is not empty; move its files or choose another run.dir"
+            )
         self._written = 0
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Predict with the averaged weights if there are any."""
-        self._weights = evaluation_weights(trainer, pl_module)
-        self._weights.__enter__()
+        self._weights.enter_context(evaluation_weights(trainer, pl_module))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the trained weights back."""
-        self._weights.__exit__(None, None, None)
+        self._weights.close()
 
     def write_on_batch_end(
         self,

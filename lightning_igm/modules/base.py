@@ -73,6 +73,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         self._noise: torch.Generator | None = None
         self._noise_state: Tensor | None = None
         self._first_non_finite: dict[Player, Tensor] = {}
+        self.latest: dict[str, Tensor] = {}
+        """Latest value of everything given to :meth:`log_training`."""
         self.in_training_step = False
         """Whether the run is between the start of a batch and the end of its updates."""
 
@@ -180,6 +182,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
         for parameter, gradient in zip(parameters, mean_gradients(gradients), strict=True):
             parameter.grad = gradient
+        self.log_training({f"{player}_loss": loss})
         counted = player == "generator"
         optimizers = self.optimizers(use_pl_optimizer=counted)
         if isinstance(optimizers, list):
@@ -190,21 +193,29 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         if counted:
             for scheduler in self._schedulers():
                 scheduler.step()
-        self.log_training({f"{player}_loss": loss.detach()})
+            if self.global_step % self.trainer.log_every_n_steps == 0:
+                self.log_now(self.latest)
 
-    def log_training(self, values: Mapping[str, Tensor | float]) -> None:
-        """Log values of this batch to the progress bar and, at Lightning's cadence, to the loggers.
+    def log_training(self, values: Mapping[str, Tensor]) -> None:
+        """Show values of this update in the progress bar, and keep them for the loggers.
 
-        Their x-axis is the generator step.
+        The loggers get the latest of them every ``trainer.log_every_n_steps`` *generator* steps.
+
+        Args:
+            values: Scalars ``()`` by name, on any device; they are not waited for.
         """
-        self.log_dict(dict(values), prog_bar=True)
-        self.log("step", float(self.global_step))
+        self.latest.update({name: value.detach() for name, value in values.items()})
+        self.log_dict(dict(values), prog_bar=True, logger=False)
 
-    def log_now(self, values: Mapping[str, float | Tensor]) -> None:
-        """Log values that are not of every batch: to all loggers at once, and for ``monitor``."""
-        self.log_dict(dict(values), logger=False)
+    def log_now(self, values: Mapping[str, Tensor]) -> None:
+        """Give values to all loggers at once, at this generator step.
+
+        Args:
+            values: Scalars ``()`` by name; the device is waited for.
+        """
+        metrics = {name: float(value) for name, value in values.items()}
         for logger in self.loggers:
-            logger.log_metrics({k: float(v) for k, v in values.items()}, step=self.global_step)
+            logger.log_metrics(metrics, step=self.global_step)
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         """One optimizer per player, the generator's first, and their schedules."""
@@ -287,7 +298,9 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         for player, first in self._first_non_finite.items():
             step = int(first)
             if step != torch.iinfo(torch.int64).max:
-                saved = [getattr(c, "last_model_path", "") for c in self.trainer.checkpoint_callbacks]
+                saved = [
+                    getattr(c, "last_model_path", "") for c in self.trainer.checkpoint_callbacks
+                ]
                 good = next(filter(None, saved), "none was saved")
                 raise NonFiniteLossError(
                     f"{player}_loss is not finite at generator step {step}; the run stops; last "
@@ -319,11 +332,12 @@ class ImplicitGenerativeModule(LightningModule, ABC):
     def training_state(self) -> dict[str, Any]:
         """What a resumed run needs beyond weights and optimizers; plain data and tensors only."""
         noise = self._noise_state if self._noise is None else self._noise.get_state()
-        return {"noise": noise}
+        return {"noise": noise, "latest": self.latest}
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Take up :meth:`training_state`."""
         self._noise_state = state["noise"]
+        self.latest = state["latest"]
 
     def on_fit_start(self) -> None:
         """Start the run's stream of noise, or go on with it."""
@@ -353,13 +367,10 @@ class AdversarialModule(ImplicitGenerativeModule):
     Args:
         generator: Maps latents ``(N, latent_dim)`` to images ``(N, C, H, W)``.
         critic: Maps images ``(N, C, H, W)`` to logits ``(N,)``.
-        generator_optimizer: Makes the generator's optimizer from its parameters.
-        critic_optimizer: Makes the critic's.
-        generator_scheduler: Makes a learning-rate schedule, stepped once per generator step.
-        critic_scheduler: The critic's, stepped once per *generator* step as well.
-        latent_dim: Size of a latent; the generator must take it.
-        latent_distribution: ``normal`` for N(0, I), ``uniform`` for U[-1, 1].
+        critic_optimizer: Makes the critic's optimizer from its parameters.
+        critic_scheduler: Makes its schedule, stepped once per *generator* step as well.
         critic_steps: Critic steps per generator step.
+        **kwargs: The arguments of :class:`ImplicitGenerativeModule`.
 
     Raises:
         ValueError: An argument is out of range, or the generator takes another latent size.
@@ -369,17 +380,12 @@ class AdversarialModule(ImplicitGenerativeModule):
         self,
         generator: nn.Module,
         critic: nn.Module,
-        generator_optimizer: OptimizerCallable = torch.optim.Adam,
         critic_optimizer: OptimizerCallable = torch.optim.Adam,
-        generator_scheduler: LRSchedulerCallable | None = None,
         critic_scheduler: LRSchedulerCallable | None = None,
-        latent_dim: int = 128,
-        latent_distribution: Literal["normal", "uniform"] = "normal",
         critic_steps: int = 1,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            generator, generator_optimizer, generator_scheduler, latent_dim, latent_distribution
-        )
+        super().__init__(generator, **kwargs)
         self.critic = critic
         self._optimizers["critic"] = (critic_optimizer, critic_scheduler)
         self.critic_steps = positive("critic_steps", critic_steps, zero=True)

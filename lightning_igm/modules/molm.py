@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -47,12 +46,6 @@ class MoLM(AdversarialModule):
         generator: Maps latents ``(N, latent_dim)`` to images ``(N, C, H, W)``.
         critic: Maps images to logits ``(N,)``; of Linear and Conv2d layers, without batch
             normalization or dropout.
-        generator_optimizer: Makes the generator's optimizer from its parameters.
-        critic_optimizer: Makes the critic's.
-        generator_scheduler: Makes a learning-rate schedule, stepped once per generator step.
-        critic_scheduler: The critic's, stepped once per *generator* step as well.
-        latent_dim: Size of a latent; the generator must take it.
-        latent_distribution: ``normal`` for N(0, I), ``uniform`` for U[-1, 1].
         critic_steps: N_d, critic steps in a phase.
         critic_interval: N_c, generator steps from one critic phase to the next.
         penalty_weight: lambda.
@@ -66,6 +59,7 @@ class MoLM(AdversarialModule):
         hidden_weight: If not 0, the critic's hidden activations, times this weight, are moments too
             (the ICML 2018 version, https://arxiv.org/abs/1806.11006).
         pixel_weight: The same for the pixels.
+        **kwargs: The arguments of :class:`~lightning_igm.modules.base.AdversarialModule`.
 
     Raises:
         ValueError: An argument is out of range, or a network does not suit the method.
@@ -81,12 +75,6 @@ class MoLM(AdversarialModule):
         self,
         generator: nn.Module,
         critic: nn.Module,
-        generator_optimizer: OptimizerCallable = torch.optim.Adam,
-        critic_optimizer: OptimizerCallable = torch.optim.Adam,
-        generator_scheduler: LRSchedulerCallable | None = None,
-        critic_scheduler: LRSchedulerCallable | None = None,
-        latent_dim: int = 128,
-        latent_distribution: Literal["normal", "uniform"] = "normal",
         critic_steps: int = 100,
         critic_interval: int = 2000,
         penalty_weight: float = 1.0,
@@ -94,18 +82,9 @@ class MoLM(AdversarialModule):
         estimator: Literal["one_batch", "two_batch", "u_statistic"] = "one_batch",
         hidden_weight: float = 0.0,
         pixel_weight: float = 0.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            generator,
-            critic,
-            generator_optimizer,
-            critic_optimizer,
-            generator_scheduler,
-            critic_scheduler,
-            latent_dim,
-            latent_distribution,
-            critic_steps,
-        )
+        super().__init__(generator, critic, critic_steps=critic_steps, **kwargs)
         self.critic_interval = positive("critic_interval", critic_interval)
         self.penalty_weight = non_negative("penalty_weight", penalty_weight)
         self.learn_moments = learn_moments
@@ -145,7 +124,7 @@ class MoLM(AdversarialModule):
         else:
             if self.data_moments is None:
                 self.data_moments = self.training_set_moments()
-                if self.learn_moments:
+                if self._before_phase:
                     self._end_critic_phase(real)
             self.generator_step(real)
 
@@ -154,7 +133,7 @@ class MoLM(AdversarialModule):
         real_logits, squared_norms = logits_and_squared_norms(self.critic, real)
         mean_squared_moment = all_mean(squared_norms.mean()) / self.num_moments
         penalty = (mean_squared_moment - 1).square()
-        self.log_training({"mean_squared_moment": mean_squared_moment.detach()})
+        self.log_training({"mean_squared_moment": mean_squared_moment})
         classification = logistic_critic_loss(real_logits, self.critic(fake))
         return classification + self.penalty_weight * penalty
 
@@ -210,19 +189,20 @@ class MoLM(AdversarialModule):
     # --- what a critic phase changed ------------------------------------------------------------
 
     def _begin_critic_phase(self, real: Tensor) -> None:
-        self._log_critic_accuracy(real, "before")
+        self._before_phase = self._critic_accuracy(real, "before")
         if self.data_moments is not None:
             passes = [self.training_latent(real.shape[0]) for _ in range(self._passes)]
             latent = torch.stack(passes)
-            self._before_phase = {"latent": latent, "gradient": self._generator_gradient(latent)}
+            self._before_phase |= {"latent": latent, "gradient": self._generator_gradient(latent)}
 
     def _end_critic_phase(self, real: Tensor) -> None:
-        self._log_critic_accuracy(real, "after")
-        if self._before_phase:
-            before = self._before_phase["gradient"]
-            after = self._generator_gradient(self._before_phase["latent"])
-            self.log_now({"generator_gradient_cosine": F.cosine_similarity(before, after, dim=0)})
-            self._before_phase = {}
+        before, self._before_phase = self._before_phase, {}
+        values = {name: self.latest[name] for name in ("critic_loss", "mean_squared_moment")}
+        if "gradient" in before:
+            gradient = self._generator_gradient(before.pop("latent"))
+            cosine = F.cosine_similarity(before.pop("gradient"), gradient, dim=0)
+            values["generator_gradient_cosine"] = cosine
+        self.log_now(values | before | self._critic_accuracy(real, "after"))
 
     def _generator_gradient(self, latent: Tensor) -> Tensor:
         """Gradient ``(d,)`` of the generator's loss at latents ``(passes, N, latent_dim)``."""
@@ -231,19 +211,17 @@ class MoLM(AdversarialModule):
         return torch.cat([gradient.flatten() for gradient in mean_gradients(gradients)])
 
     @torch.no_grad()
-    def _log_critic_accuracy(self, real: Tensor, when: str) -> None:
+    def _critic_accuracy(self, real: Tensor, when: str) -> dict[str, Tensor]:
         fake = self.generate(real.shape[0])
-        self.log_now(
-            {
-                f"critic_accuracy_real_{when}": all_mean((self.critic(real) > 0).float().mean()),
-                f"critic_accuracy_fake_{when}": all_mean((self.critic(fake) <= 0).float().mean()),
-            }
-        )
+        return {
+            f"critic_accuracy_real_{when}": all_mean((self.critic(real) > 0).float().mean()),
+            f"critic_accuracy_fake_{when}": all_mean((self.critic(fake) <= 0).float().mean()),
+        }
 
     # --- checkpoints ----------------------------------------------------------------------------
 
     def training_state(self) -> dict[str, Any]:
-        """The base's state, the data's moments, and the gradient that a running phase began with."""
+        """The base's state, the data's moments, and what a running phase began with."""
         own = {"data_moments": self.data_moments, "before_phase": self._before_phase}
         return super().training_state() | own
 

@@ -243,8 +243,7 @@ def test_the_table_is_printed_at_the_end_of_fit(tmp_path, capsys):
     expected = [
         "     step         fid  kid ± std",
         *rows,
-        "30 generated and 40 training images, extractor TinyExtractor, "
-        "4 KID subsets of 10, seed 3",
+        "30 generated and 40 training images, extractor TinyExtractor, 4 KID subsets of 10, seed 3",
     ]
     assert "\n".join(expected) in capsys.readouterr().out
 

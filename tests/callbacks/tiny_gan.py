@@ -9,7 +9,7 @@ IMAGE_SHAPE = (3, 4, 4)
 
 
 class TinyGAN(LightningModule):
-    """Steps the generator on every ``critic_steps + 1``-th batch, with noise from the global RNG."""
+    """Steps the generator every ``critic_steps + 1`` batches, with noise from the global RNG."""
 
     latent_dim = 2
 
@@ -62,6 +62,16 @@ class TinyGAN(LightningModule):
         return torch.optim.Adam(self.generator.parameters(), lr=1e-2)
 
 
+class ResumableLoader(DataLoader):
+    """Without a state, Lightning warns about resuming within an epoch."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state_dict):
+        pass
+
+
 class TinyImages(LightningDataModule):
     """Uint8 noise images; every rank holds every ``world_size``-th one."""
 
@@ -78,7 +88,7 @@ class TinyImages(LightningDataModule):
         return self.images[self.trainer.global_rank :: self.trainer.world_size]
 
     def train_dataloader(self):
-        return DataLoader(self._share(), batch_size=8, shuffle=True, drop_last=True)
+        return ResumableLoader(self._share(), batch_size=8, shuffle=True, drop_last=True)
 
     def val_dataloader(self):
         return DataLoader(self._share(), batch_size=20)

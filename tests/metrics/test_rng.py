@@ -32,8 +32,7 @@ def test_the_states_are_restored_after_an_exception():
     expected = draw()
     seed(0)
     with pytest.raises(RuntimeError, match="inside"), isolated_rng(1):
-        draw()
-        raise RuntimeError("inside")
+        raise RuntimeError(f"inside, after drawing {draw()}")
     assert draw() == expected
 
 
