@@ -1,21 +1,22 @@
 """The command line: ``igm fit --config configs/quickstart.yaml``."""
 
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
-import datamodules as _datamodules  # noqa: F401 - makes their short names known
-import lightning_igm.networks as _networks  # noqa: F401 - makes their short names known
+import datamodules
+from lightning_igm import modules, networks
 from lightning_igm.callbacks import (
     ExactResume,
     GeneratorCheckpoint,
@@ -25,7 +26,6 @@ from lightning_igm.callbacks import (
     PredictionWriter,
     SampleGrid,
 )
-from lightning_igm.modules import ImplicitGenerativeModule, NonFiniteLossError
 from lightning_igm.run import (
     MetricsCSV,
     SaveRunConfig,
@@ -40,9 +40,16 @@ USER_ERRORS = (
     ValueError,
     OSError,
     MisconfigurationException,
-    NonFiniteLossError,
+    modules.NonFiniteLossError,
     OmegaConfBaseException,
 )
+
+_KNOWN_CLASSES = {
+    "model": [name for name in modules.__all__ if name in ("GAN", "MoLM")],
+    "data": [name for name in datamodules.__all__ if name.endswith("DataModule")],
+    "generator": [name for name in networks.__all__ if name.endswith("Generator")],
+    "critic": [name for name in networks.__all__ if name.endswith("Critic")],
+}
 
 
 class IGMCLI(LightningCLI):
@@ -60,7 +67,7 @@ class IGMCLI(LightningCLI):
             "--run.dir",
             type=str | None,
             default=None,
-            help="Folder of the run; a fresh one under runs/, named by preset and time, by default.",
+            help="Folder of the run; by default a fresh one under runs/, named by preset and time.",
         )
         parser.add_lightning_class_args(SampleGrid, "samples")
         parser.add_lightning_class_args(ImageMetrics, "metrics")
@@ -68,12 +75,25 @@ class IGMCLI(LightningCLI):
         parser.add_lightning_class_args(GeneratorCheckpoint, "checkpoint")
         parser.set_defaults({"ema.decay": None})
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and note the first config file: the run's folder is named after it."""
+        words = sys.argv[1:] if args is None else args
+        text = "\n".join(words) if isinstance(words, list) else ""
+        first = re.search(r"^(?:--config|-c)[=\n](.+)$", text, re.MULTILINE)
+        self._preset = first[1] if first else None
+        super().parse_arguments(parser, args)
+
     def _parse_ckpt_path(self) -> None:
         """Leave the checkpoint's hyper-parameters alone: what is typed wins."""
 
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder and the checkpoint."""
         config = self.config[self.subcommand] if self.subcommand else self.config
+        if str(config.trainer.precision) in ("16", "16-mixed", "16-true"):
+            raise ValueError(
+                f"trainer.precision: {config.trainer.precision!r} is not supported (gradients of "
+                "gradients underflow in float16); use '32-true', 'bf16-mixed' or '64-true'"
+            )
         self._settle_run_folder(config)
 
     def _settle_run_folder(self, config: Any) -> None:
@@ -91,8 +111,7 @@ class IGMCLI(LightningCLI):
             raise FileNotFoundError(f"ckpt_path: {wanted!r} is not a file, and not 'last'")
         if config.run.dir is None:
             root = config.trainer.default_root_dir or "runs"
-            files = config.get("config") or [None]
-            config.run.dir = str(choose_run_folder(root, files[0] and str(files[0])))
+            config.run.dir = str(choose_run_folder(root, self._preset))
         elif (
             self.subcommand == "fit"
             and wanted != "last"
@@ -136,16 +155,31 @@ class IGMCLI(LightningCLI):
 
 
 class _Parser(LightningArgumentParser):
-    """Tells an error in one line."""
+    """Tells an error in one line, with what would be allowed."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print(f"igm: {one_line(message)}", file=sys.stderr)
+        if unknown := re.search(r"Option '(\S+)' is not accepted$", message):
+            names = sorted({str(a.dest) for a in self._actions if "." not in a.dest} - {"help"})
+            message = f"{unknown[1]}: unknown key; allowed: {', '.join(names)}"
+        if not self.exit_on_error:
+            super().error(message, ex)
+        print(f"igm: {plain(message)}", file=sys.stderr)
         raise SystemExit(2)
 
 
-def one_line(message: str) -> str:
-    """A message on one line."""
-    return " ".join(str(message).split())
+def plain(message: str) -> str:
+    """The core of an error message, on one line."""
+    line = " ".join(message.split())
+    # A wrong value for an optional class is reported with the whole of its configuration.
+    if union := re.search(r"Errors: - (.*?) - Expected a <class 'NoneType'>", line):
+        key = re.match(r'Parser key "([^"]+)"', line)
+        line = f"{key[1]}: {union[1]}" if key and not union[1].startswith("Parser") else union[1]
+    if unknown := re.search(r"Expected a dot import path string: (\S+)", line):
+        keys = re.findall(r'Parser key "([\w.]+)"', line[: unknown.start()])
+        kind = keys[-1].rsplit(".", 1)[-1] if keys else "model"
+        known = ", ".join(_KNOWN_CLASSES.get(kind, ["short names of imported classes"]))
+        line = f"{kind}: {unknown[1]!r} is not known; allowed: {known}, or package.module.Class"
+    return line
 
 
 def main(args: list[str] | None = None, *, run: bool = True) -> LightningCLI:
@@ -175,11 +209,12 @@ def main(args: list[str] | None = None, *, run: bool = True) -> LightningCLI:
     with warnings.catch_warnings():
         _quieten()
         return IGMCLI(
-            ImplicitGenerativeModule,
+            modules.ImplicitGenerativeModule,
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveRunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             parser_class=_Parser,
             parser_kwargs={"parser_mode": "omegaconf+"},
             seed_everything_default=0,
@@ -211,5 +246,5 @@ def console() -> None:
     except USER_ERRORS as error:
         if os.environ.get("IGM_TRACEBACK"):
             raise
-        print(f"igm: {one_line(str(error))}", file=sys.stderr)
+        print(f"igm: {plain(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -1,10 +1,10 @@
 """Collectives that keep a loss the loss of the global batch.
 
 The rule behind them: *the mean over ranks of what each rank differentiates must be the global
-loss*. A mean over images obeys it as it is. A loss that is not a mean over images (a squared norm of
-mean moments, a ratio, a kernel statistic) first makes its statistics global with :func:`all_mean` or
-:func:`gather`. Gradients taken inside a loss (penalties, moments) are taken on local tensors, before
-the collective. Without an initialised process group every function is the identity.
+loss*. A mean over images obeys it as it is. A loss that is not a mean over images (a squared norm
+of mean moments, a ratio, a kernel statistic) first makes its statistics global with
+:func:`all_mean` or :func:`gather`. Gradients taken inside a loss (penalties, moments) are taken on
+local tensors, before the collective. In a run of one process every function is the identity.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def all_sum(tensor: Tensor) -> Tensor:
     """Sum over ranks of a tensor of the same shape on each, differentiable any number of times."""
     if world_size() == 1:
         return tensor
-    return _AllSum.apply(tensor)  # type: ignore[no-any-return, no-untyped-call]
+    return _AllSum.apply(tensor)  # type: ignore[no-any-return]
 
 
 def all_mean(tensor: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def gather(rows: Tensor) -> Tensor:
     """Rows ``(W N, ...)`` of all ranks in rank order, from ``(N, ...)`` on each, differentiable."""
     if world_size() == 1:
         return rows
-    return _Gather.apply(rows)  # type: ignore[no-any-return, no-untyped-call]
+    return _Gather.apply(rows)  # type: ignore[no-any-return]
 
 
 def mean_gradients(gradients: Sequence[Tensor]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""A run's folder: its name, its config, its metrics. One run, one folder; nothing is overwritten."""
+"""A run's folder: its name, config and metrics. One run, one folder; nothing is overwritten."""
 
 import csv
 import os
@@ -19,7 +19,7 @@ _SHARED = "IGM_RUN_DIR"
 
 
 def choose_run_folder(root: str | Path, config: str | Path | None) -> Path:
-    """Name a fresh folder ``<root>/<preset>-<time>``; the preset is the config file's last two names.
+    """Name a fresh folder ``<root>/<preset>-<time>``, the preset by the config's last two names.
 
     The processes that a strategy launches take the folder that the first one chose.
     """
@@ -42,7 +42,7 @@ def choose_run_folder(root: str | Path, config: str | Path | None) -> Path:
 
 def holds_a_run(folder: Path) -> bool:
     """Whether a run has written into a folder."""
-    return any((folder / name).exists() for name in (CONFIG, METRICS, CHECKPOINTS))
+    return any((folder / name).exists() for name in (CONFIG, METRICS, f"{CHECKPOINTS}/last.ckpt"))
 
 
 def last_checkpoint(folder: Path) -> Path:
@@ -56,13 +56,16 @@ class SaveRunConfig(SaveConfigCallback):
     A continued run whose config differs writes ``config-2.yaml`` and so on beside the first.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, save_to_log_dir=False, **kwargs)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing yet: a run that does not pass the checks of its set-up leaves no folder."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the config."""
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the config; called on rank zero only."""
-        if stage != "fit":
-            return
         config = self.config.clone()
         # Not of the run, but of the subcommand: without them all subcommands take the file.
         for name in ("ckpt_path", "weights_only"):

@@ -61,14 +61,14 @@ class GeneratorCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of the run."""
         super().on_train_end(trainer, pl_module)
-        if not trainer.fast_dev_run and self._last_global_step_saved != trainer.global_step:
+        if not _is_trial(trainer) and self._last_global_step_saved != trainer.global_step:
             self._save_last_checkpoint(trainer, {})
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Save where the run was stopped, unless in the middle of an update or by a bad loss."""
-        stopped = trainer.state.fn == TrainerFn.FITTING and not trainer.fast_dev_run
+        stopped = trainer.state.fn == TrainerFn.FITTING and not _is_trial(trainer)
         if not stopped or isinstance(exception, NonFiniteLossError):
             return
         if trainer.training and not cast(ImplicitGenerativeModule, pl_module).in_training_step:
@@ -133,12 +133,17 @@ class ExactResume(Callback):
         self._random_states = state_dict
 
 
+def _is_trial(trainer: Trainer) -> bool:
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
 def _random_states() -> dict[str, Any]:
-    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - users' state
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002 - users' state
+    name, keys, *rest = numpy_state
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
         "python": random.getstate(),
     }
 

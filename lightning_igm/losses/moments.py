@@ -93,10 +93,9 @@ def mean_moments(
         >>> import torch
         >>> critic = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 1))
         >>> mean_moments(critic, torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
-        tensor([2., 2., 2., 1.], grad_fn=<CatBackward0>)
+        tensor([2., 2., 2., 1.])
     """
-    with _exact(images), _Recorder() as recorder:
-        logits = critic(images)
+    images, logits, recorder = _forward(critic, images)
     return _mean_moments(critic, images, logits, recorder, hidden_weight, pixel_weight)
 
 
@@ -119,8 +118,7 @@ def moment_statistics(
         ValueError: As :func:`squared_moment_norms`.
     """
     check_moment_network(critic)
-    with _exact(images), _Recorder() as recorder:
-        logits = critic(images)
+    images, logits, recorder = _forward(critic, images)
     mean = _mean_moments(critic, images, logits, recorder, hidden_weight, pixel_weight)
     norms = _squared_norms(critic, images, logits, recorder)
     if pixel_weight:
@@ -163,9 +161,16 @@ def logits_and_squared_norms(critic: nn.Module, images: Tensor) -> tuple[Tensor,
     See :func:`squared_moment_norms`.
     """
     check_moment_network(critic)
-    with _exact(images), _Recorder() as recorder:
-        logits = critic(images)
-    return logits, _squared_norms(critic, images, logits, recorder)
+    images, logits, recorder = _forward(critic, images)
+    norms = _squared_norms(critic, images, logits, recorder)
+    return (logits if torch.is_grad_enabled() else logits.detach()), norms
+
+
+def _forward(critic: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, "_Recorder"]:
+    """One recorded forward pass; of fakes made under autocast in the critic's own precision."""
+    with _exact(images), _Recorder(critic) as recorder:
+        images = images.to(next(critic.parameters()).dtype)
+        return images, critic(images), recorder
 
 
 def _mean_moments(
@@ -182,8 +187,10 @@ def _mean_moments(
             logits.mean(),
             list(critic.parameters()),
             create_graph=differentiable,
+            retain_graph=True,
             materialize_grads=True,
         )
+    with _exact(images), torch.set_grad_enabled(differentiable):
         features = [gradient.flatten() for gradient in gradients]
         if pixel_weight:
             features.append(pixel_weight * images.mean(0).flatten())
@@ -197,10 +204,11 @@ def _squared_norms(
 ) -> Tensor:
     differentiable = torch.is_grad_enabled()
     with _exact(images):
-        calls = recorder.checked_calls(critic, logits)
+        calls = recorder.checked_calls(logits)
         deltas = torch.autograd.grad(
             logits.sum(), [call.output for call in calls], create_graph=differentiable
         )
+    with _exact(images), torch.set_grad_enabled(differentiable):
         norms = [call.squared_norms(delta) for call, delta in zip(calls, deltas, strict=True)]
         return torch.stack(norms).sum(0)
 
@@ -254,10 +262,13 @@ class _Call(NamedTuple):
 class _Recorder(TorchFunctionMode):
     """Keeps what every layer of a critic sees and says during one forward pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, critic: nn.Module) -> None:
         super().__init__()
+        self.parameters = {id(p): (name, p) for name, p in critic.named_parameters()}
         self.calls: list[_Call] = []
         self.activations: list[Tensor] = []
+        self.outside: list[tuple[str, Tensor]] = []
+        """Results of functions of a parameter that are not its layer's, and its name."""
 
     def __torch_function__(
         self,
@@ -266,14 +277,23 @@ class _Recorder(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
         if func is F.linear:
-            self._record(_linear_patches, 1, result, *args, **(kwargs or {}))
+            self._record(_linear_patches, 1, result, *args, **kwargs)
         elif func is F.conv2d:
-            self._record_convolution(result, *args, **(kwargs or {}))
-        elif func in _ACTIVATIONS:
-            self.activations.append(result)
+            self._record_convolution(result, *args, **kwargs)
+        else:
+            self._record_use(result, *args, *kwargs.values())
+            if func in _ACTIVATIONS:
+                self.activations.append(result)
         return result
+
+    def _record_use(self, result: Any, *args: Any) -> None:
+        if isinstance(result, Tensor) and result.requires_grad:
+            flat = [x for arg in args for x in (arg if isinstance(arg, list | tuple) else [arg])]
+            named = [self.parameters[id(x)][0] for x in flat if id(x) in self.parameters]
+            self.outside += [(name, result) for name in named]
 
     def _record(
         self,
@@ -307,20 +327,23 @@ class _Recorder(TorchFunctionMode):
 
         self._record(patches, groups, output, input, weight, bias)
 
-    def checked_calls(self, critic: nn.Module, logits: Tensor) -> list[_Call]:
+    def checked_calls(self, logits: Tensor) -> list[_Call]:
         """The calls of layers, after checking that they account for all of the moments."""
-        names = {id(parameter): name for name, parameter in critic.named_parameters()}
-        calls = [call for call in self.calls if id(call.weight) in names]
+        calls = [
+            call if id(call.bias) in self.parameters else call._replace(bias=None)
+            for call in self.calls
+            if id(call.weight) in self.parameters
+        ]
         used = [p for call in calls for p in (call.weight, call.bias) if p is not None]
         counts = Counter(map(id, used))
         for parameter, count in counts.items():
             if count > 1:
                 raise ValueError(
-                    f"critic: parameter {names[parameter]!r} is used {count} times in one forward "
-                    "pass; squared moment norms need every layer to be used once"
+                    f"critic: parameter {self.parameters[parameter][0]!r} is used {count} times in "
+                    "one forward pass; squared moment norms need every layer to be used once"
                 )
         for call in calls:
-            name = names[id(call.weight)]
+            name, _ = self.parameters[id(call.weight)]
             if call.versions != (call.input._version, call.output._version):
                 raise ValueError(
                     f"critic: an in-place operation overwrites the input or output of the layer of "
@@ -331,18 +354,23 @@ class _Recorder(TorchFunctionMode):
                     f"critic: the layer of {name!r} sees {call.input.shape[0]} rows for "
                     f"{logits.shape[0]} images; its first dimension must be the batch"
                 )
-        others = [p for p in critic.parameters() if id(p) not in counts]
-        if others:
-            gradients = torch.autograd.grad(
-                logits.sum(), others, retain_graph=True, allow_unused=True
-            )
-            for parameter, gradient in zip(others, gradients, strict=True):
-                if gradient is not None:
-                    raise ValueError(
-                        f"critic: parameter {names[id(parameter)]!r} acts outside of its Linear or "
-                        "Conv2d layer's forward; its moments cannot be accounted for"
-                    )
+        self._check_outside(logits, set(counts))
         return calls
+
+    def _check_outside(self, logits: Tensor, used: set[int]) -> None:
+        unused = [named for key, named in self.parameters.items() if key not in used]
+        outside = unused + self.outside
+        if not outside:
+            return
+        gradients = torch.autograd.grad(
+            logits.sum(), [tensor for _, tensor in outside], retain_graph=True, allow_unused=True
+        )
+        for (name, _), gradient in zip(outside, gradients, strict=True):
+            if gradient is not None:
+                raise ValueError(
+                    f"critic: parameter {name!r} acts outside of its Linear or Conv2d layer's "
+                    "forward; its moments cannot be accounted for"
+                )
 
 
 def _linear_patches(features: Tensor) -> Tensor:

@@ -3,12 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -115,11 +115,16 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         """
         shape = (n, self.latent_dim)
         device = self.device if generator is None else generator.device
+        latent = torch.empty(shape, dtype=self._latent_dtype, device=device)
         if self.latent_distribution == "normal":
-            latent = torch.randn(shape, generator=generator, device=device, dtype=self.dtype)
+            latent.normal_(generator=generator)
         else:
-            latent = torch.rand(shape, generator=generator, device=device, dtype=self.dtype) * 2 - 1
+            latent.uniform_(-1, 1, generator=generator)
         return latent.to(self.device)
+
+    @property
+    def _latent_dtype(self) -> torch.dtype:
+        return next(self.generator.parameters()).dtype
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -133,11 +138,11 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             ``(n, C, H, W)`` in the data's value range.
         """
         with eval_mode(self.generator):
-            return self(self.sample_latent(positive("n", n), generator))
+            return self.forward(self.sample_latent(positive("n", n), generator))
 
     def generate(self, n: int) -> Tensor:
         """Generate ``(n, C, H, W)`` images for training, differentiable in the generator."""
-        return self(self.training_latent(n))
+        return self.forward(self.training_latent(n))
 
     def training_latent(self, n: int) -> Tensor:
         """Draw this rank's ``(n, latent_dim)`` latents from the run's own stream of noise.
@@ -159,12 +164,13 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             ValueError: The data module has no ``ordered_train_dataloader``.
         """
         data = getattr(self.trainer, "datamodule", None)
-        if not hasattr(data, "ordered_train_dataloader"):
+        loader = getattr(data, "ordered_train_dataloader", None)
+        if loader is None:
             raise ValueError(
                 f"data: {type(data).__name__} has no ordered_train_dataloader(), which must give "
                 "every training image once, in order; subclass datamodules.ImageDataModule"
             )
-        for batch in data.ordered_train_dataloader():
+        for batch in loader():
             yield images_of(self.trainer.strategy.batch_to_device(batch, dataloader_idx=0))
 
     # --- updates ------------------------------------------------------------------------------
@@ -184,16 +190,16 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             parameter.grad = gradient
         self.log_training({f"{player}_loss": loss})
         counted = player == "generator"
-        optimizers = self.optimizers(use_pl_optimizer=counted)
-        if isinstance(optimizers, list):
-            optimizers = optimizers[list(self._optimizers).index(player)]
-        optimizer: Optimizer | LightningOptimizer = optimizers
+        optimizer: Any = self.optimizers(use_pl_optimizer=counted)
+        if isinstance(optimizer, list):  # Lightning gives a single one bare.
+            optimizer = optimizer[list(self._optimizers).index(player)]
         optimizer.step()
         optimizer.zero_grad()
         if counted:
             for scheduler in self._schedulers():
                 scheduler.step()
-            if self.global_step % self.trainer.log_every_n_steps == 0:
+            every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+            if self.global_step % every == 0:
                 self.log_now(self.latest)
 
     def log_training(self, values: Mapping[str, Tensor]) -> None:
@@ -240,10 +246,10 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         Raises:
             ValueError: They do not fit.
         """
-        if str(self.trainer.precision).startswith(("16-mixed", "16-true")):
+        if str(self.trainer.precision).startswith("16"):
             raise ValueError(
                 f"trainer.precision: {self.trainer.precision!r} is not supported (gradients of "
-                "gradients underflow in float16); use '32-true' or 'bf16-mixed'"
+                "gradients underflow in float16); use '32-true', 'bf16-mixed' or '64-true'"
             )
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
@@ -256,7 +262,9 @@ class ImplicitGenerativeModule(LightningModule, ABC):
     ) -> None:
         try:
             with torch.no_grad(), eval_mode(self.generator):
-                images = self(torch.zeros(2, self.latent_dim, device=self.device, dtype=self.dtype))
+                images = self(
+                    torch.zeros(2, self.latent_dim, device=self.device, dtype=self._latent_dtype)
+                )
         except RuntimeError as error:
             raise ValueError(
                 f"generator: {type(self.generator).__name__} does not take latents "
@@ -276,12 +284,12 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             made = (min(low, values[0]), max(high, values[1]))
         if tuple(made) != (low, high):
             raise ValueError(
-                f"generator: its values are in {list(made)} and the data's in {[low, high]}; change "
-                "the generator's output (sigmoid: [0, 1], tanh: [-1, 1]) or data.value_range"
+                f"generator: its values are in {list(made)} and the data's in {[low, high]}; "
+                "change the generator's output (sigmoid: [0, 1], tanh: [-1, 1]) or data.value_range"
             )
 
     def _watch(self, player: Player, loss: Tensor) -> None:
-        """Remember, without waiting for the device, the first step with a loss that is not finite."""
+        """Remember, without waiting for the device, the first step whose loss is not finite."""
         never = torch.iinfo(torch.int64).max
         first = self._first_non_finite.get(player)
         if first is None:
@@ -301,7 +309,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
                 saved = [
                     getattr(c, "last_model_path", "") for c in self.trainer.checkpoint_callbacks
                 ]
-                good = next(filter(None, saved), "none was saved")
+                good = next((path for path in saved if Path(path).is_file()), "none was saved")
                 raise NonFiniteLossError(
                     f"{player}_loss is not finite at generator step {step}; the run stops; last "
                     f"good checkpoint: {good}"

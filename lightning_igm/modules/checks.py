@@ -1,4 +1,4 @@
-"""Checks of arguments, each with one line that names the argument, its value and what is allowed."""
+"""Checks of arguments: one line with the argument, its value and what is allowed."""
 
 from typing import Any
 

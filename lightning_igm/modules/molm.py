@@ -66,7 +66,7 @@ class MoLM(AdversarialModule):
 
     Example:
         >>> from lightning_igm.networks import DCGANCritic, DCGANGenerator
-        >>> model = MoLM(DCGANGenerator(latent_dim=16, width=8), DCGANCritic(width=8), latent_dim=16)
+        >>> model = MoLM(DCGANGenerator(16, width=8), DCGANCritic(width=8), latent_dim=16)
         >>> model.sample(4).shape
         torch.Size([4, 3, 32, 32])
     """
@@ -160,7 +160,7 @@ class MoLM(AdversarialModule):
 
     @torch.no_grad()
     def training_set_moments(self) -> Tensor:
-        """Mean moments ``(k,)`` of every training image, once each; batches leave only their sum."""
+        """Mean moments ``(k,)`` of all training images; batches leave only their sum."""
         total, count = None, 0
         for images in self.training_images():
             moments = mean_moments(self.critic, images, **self._features) * images.shape[0]

@@ -1,0 +1,57 @@
+import math
+
+import pytest
+import torch
+
+from lightning_igm.losses.adversarial import logistic_critic_loss, non_saturating_generator_loss
+
+REAL = [-1.7, 0.3, 2.0]
+FAKE = [-0.5, 0.7, 0.0, 4.0]
+
+
+def sigmoid(logit):
+    return 1 / (1 + math.exp(-logit))
+
+
+def logits(values):
+    return torch.tensor(values, dtype=torch.float64, requires_grad=True)
+
+
+def test_critic_loss_is_the_cross_entropy_of_real_against_fake():
+    expected = -sum(math.log(sigmoid(logit)) for logit in REAL) / len(REAL)
+    expected -= sum(math.log(1 - sigmoid(logit)) for logit in FAKE) / len(FAKE)
+    assert logistic_critic_loss(logits(REAL), logits(FAKE)).item() == pytest.approx(expected, 1e-12)
+
+
+def test_critic_loss_has_the_gradient_of_the_cross_entropy():
+    real, fake = logits(REAL), logits(FAKE)
+    logistic_critic_loss(real, fake).backward()
+    assert real.grad.tolist() == pytest.approx([(sigmoid(r) - 1) / 3 for r in REAL], rel=1e-12)
+    assert fake.grad.tolist() == pytest.approx([sigmoid(f) / 4 for f in FAKE], rel=1e-12)
+
+
+def test_generator_loss_is_the_surprise_of_a_fake_being_real():
+    fake = logits(FAKE)
+    loss = non_saturating_generator_loss(fake)
+    expected = -sum(math.log(sigmoid(logit)) for logit in FAKE) / len(FAKE)
+    assert loss.item() == pytest.approx(expected, 1e-12)
+    loss.backward()
+    assert fake.grad.tolist() == pytest.approx([(sigmoid(f) - 1) / 4 for f in FAKE], rel=1e-12)
+
+
+def test_a_critic_that_cannot_tell_pays_two_log_two():
+    zeros = torch.zeros(5, dtype=torch.float64)
+    assert logistic_critic_loss(zeros, zeros).item() == pytest.approx(2 * math.log(2))
+    assert non_saturating_generator_loss(zeros).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("size", [100.0, 1e4, 1e30])
+def test_extreme_logits_give_finite_losses_and_gradients(size):
+    real = torch.tensor([size, -size], requires_grad=True)
+    fake = torch.tensor([size, -size], requires_grad=True)
+    loss = logistic_critic_loss(real, fake) + non_saturating_generator_loss(fake)
+    loss.backward()
+    # Each of the three terms is `size` at one of its two logits and 0 at the other.
+    assert loss.item() == pytest.approx(1.5 * size, rel=1e-6)
+    assert real.grad.tolist() == pytest.approx([0.0, -0.5], abs=1e-6)
+    assert fake.grad.tolist() == pytest.approx([0.5, -0.5], abs=1e-6)
