@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_igm.modules.base import ImplicitGenerativeModule, NonFiniteLossError
 from lightning_igm.modules.checks import positive
@@ -43,6 +42,7 @@ class GeneratorCheckpoint(ModelCheckpoint):
             every_n_train_steps=positive("every_n_steps", every_n_steps),
             enable_version_counter=False,
         )
+        self._started = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run's folder."""
@@ -57,10 +57,12 @@ class GeneratorCheckpoint(ModelCheckpoint):
         """
         super().on_train_start(trainer, pl_module)
         self._last_global_step_saved = trainer.global_step
+        self._started = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of the run."""
         super().on_train_end(trainer, pl_module)
+        self._started = False
         if not _is_trial(trainer) and self._last_global_step_saved != trainer.global_step:
             self._save_last_checkpoint(trainer, {})
 
@@ -68,11 +70,15 @@ class GeneratorCheckpoint(ModelCheckpoint):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Save where the run was stopped, unless in the middle of an update or by a bad loss."""
-        stopped = trainer.state.fn == TrainerFn.FITTING and not _is_trial(trainer)
-        if not stopped or isinstance(exception, NonFiniteLossError):
-            return
-        if trainer.training and not cast(ImplicitGenerativeModule, pl_module).in_training_step:
+        between_batches = not cast(ImplicitGenerativeModule, pl_module).in_training_step
+        sound = not isinstance(exception, NonFiniteLossError)
+        if self._started and between_batches and sound and not _is_trial(trainer):
             self._save_last_checkpoint(trainer, {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the state of the run in the same folder; another run's paths are not ours."""
+        if state_dict["dirpath"] == self.dirpath:
+            super().load_state_dict(state_dict)
 
 
 class ExactResume(Callback):

@@ -8,10 +8,9 @@ from typing import Any, cast
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
-from torchvision.io import encode_png
 
 from lightning_igm.callbacks.ema import evaluation_weights
-from lightning_igm.metrics.images import image_data, to_uint8
+from lightning_igm.metrics.images import image_data, save_png, to_uint8
 
 __all__ = ["PredictionWriter"]
 
@@ -61,11 +60,10 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         """Write a batch."""
         folder = _folder(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
         images = to_uint8(cast(Tensor, prediction), image_data(trainer).value_range).cpu()
         for image in images:
             number = self._written * trainer.world_size + trainer.global_rank
-            (folder / f"{number:08d}.png").write_bytes(encode_png(image).numpy().tobytes())
+            save_png(image, folder / f"{number:08d}.png")
             self._written += 1
 
 

@@ -1,19 +1,17 @@
 """Pictures of what the generator makes of the same noise as it trains."""
 
 import math
-import os
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from lightning_igm.callbacks.ema import evaluation_weights
-from lightning_igm.metrics.images import image_data, to_uint8, training_images
+from lightning_igm.metrics.images import image_data, save_png, to_uint8, training_images
 from lightning_igm.metrics.rng import isolated_rng
 from lightning_igm.modules.base import ImplicitGenerativeModule, eval_mode
 
@@ -130,7 +128,7 @@ class SampleGrid(Callback):
         ):
             images = to_uint8(pl_module(noise), image_data(trainer).value_range)
         grid = self._grid(images)
-        _save_png(grid, _folder(trainer) / f"step_{step:08d}.png")
+        save_png(grid, _folder(trainer) / f"step_{step:08d}.png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("samples", grid, step)
@@ -146,7 +144,7 @@ class SampleGrid(Callback):
                 if sum(map(len, batches)) >= self.num_samples:
                     break
         grid = self._grid(torch.cat(batches)[: self.num_samples])
-        _save_png(grid, _folder(trainer) / "real.png")
+        save_png(grid, _folder(trainer) / "real.png")
 
     def _grid(self, images: Tensor) -> Tensor:
         """Lay uint8 images ``(N, C, H, W)`` out as one RGB image ``(3, height, width)``."""
@@ -159,11 +157,3 @@ class SampleGrid(Callback):
 
 def _folder(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / "samples"
-
-
-def _save_png(image: Tensor, path: Path) -> None:
-    """Write uint8 ``(3, H, W)``; a run killed on the way leaves no half-written file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(unfinished, format="PNG")
-    os.replace(unfinished, path)

@@ -12,13 +12,15 @@ the parameters.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
@@ -221,42 +223,105 @@ def _exact(images: Tensor) -> Iterator[None]:
 
 
 class _Call(NamedTuple):
-    """One call of a linear or convolutional layer, seen as a product over positions.
-
-    At every one of T positions the layer multiplies a patch of its input (p numbers) by the weight
-    (d outputs); the groups of a convolution are independent such products.
-    """
+    """One call of a linear or convolutional layer."""
 
     input: Tensor
     weight: Tensor
     bias: Tensor | None
     output: Tensor
-    patches: Callable[[Tensor], Tensor]
-    """Input -> (N, groups, T, p)."""
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: list[int]
+    """Zeros left, right, above and below."""
     groups: int
     versions: tuple[int, int]
 
     def squared_norms(self, delta: Tensor) -> Tensor:
-        """Squared norm ``(N,)`` of the layer's part of the moments, from the gradient at its output.
+        """Squared norm ``(N,)`` of the layer's part of the moments; delta: its output's gradient.
 
-        The gradient in the weight is D^T A, with D ``(T, d)`` the gradient at the output and A
-        ``(T, p)`` the patches. Its norm is the sum over pairs of positions of (A A^T) o (D D^T),
-        which is cheaper when there are few positions: T (p + d) < p d.
+        The cheaper of two ways, counted in multiplications for each image: with T positions, d
+        outputs and patches of p numbers, forming the image's gradient takes T p d; the Gram
+        matrices of M pixels of c channels take about M^2 c / stride^2 + T^2 d.
         """
-        patches = self.patches(self.input)
-        n, groups, positions, p = patches.shape
-        if self.weight.dim() == 2:  # A linear layer keeps its channels last.
-            delta = delta.movedim(-1, 1)
-        d = delta.shape[1] // groups
-        delta = delta.reshape(n, groups, d, positions)
-        if positions * (p + d) < p * d:
-            gram = (patches @ patches.mT) * (delta.mT @ delta)
-        else:
-            gram = (delta @ patches).square()
-        norms = gram.sum((1, 2, 3))
+        n, image, weight = self.input.shape[0], self.input, self.weight
+        if weight.dim() == 2:  # A linear layer is a 1x1 convolution over all of its positions.
+            weight = weight[:, :, None, None]
+            image, delta = (t.reshape(n, -1, t.shape[-1]).mT.unsqueeze(3) for t in (image, delta))
+        if any(self.padding):
+            image = F.pad(image, self.padding)
+        # The groups of a convolution are as independent as images are.
+        image, delta = (t.reshape(n * self.groups, -1, *t.shape[2:]) for t in (image, delta))
+        outputs, positions = delta.shape[1], delta[0, 0].numel()
+        pixels = image[0, 0].numel() ** 2 // (self.stride[0] * self.stride[1])
+        by_gram = pixels * image.shape[1] + positions**2 * outputs
+        by_gradient = positions * weight[0].numel() * outputs
+        way = _norms_by_gram if by_gram < by_gradient else _norms_by_gradient
+        kernel = (weight.shape[2], weight.shape[3])
+        norms = way(image, delta, kernel, self.stride, self.dilation)
         if self.bias is not None:
-            norms = norms + delta.sum(3).square().sum((1, 2))
-        return norms
+            norms = norms + delta.sum((2, 3)).square().sum(1)
+        return norms.view(n, self.groups).sum(1)
+
+
+def _norms_by_gradient(
+    image: Tensor,
+    delta: Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor:
+    """Squared norm ``(N,)`` of each image's gradient in a convolution's weight.
+
+    The images stand side by side as the groups of one convolution, each with a weight of its own.
+    """
+    n, channels = image.shape[:2]
+    image, delta = (t.reshape(1, -1, *t.shape[2:]) for t in (image, delta))
+    shape = (delta.shape[1], channels, *kernel)
+    gradients: Tensor = conv2d_weight(image, shape, delta, stride, 0, dilation, groups=n)
+    return gradients.view(n, -1).square().sum(1)
+
+
+def _norms_by_gram(
+    image: Tensor,
+    delta: Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor:
+    """The same without forming the gradient.
+
+    The gradient is a sum over positions of products of a delta and a patch, so that its squared
+    norm is a sum over pairs of positions of <delta, delta'> <patch, patch'>. The inner product of
+    two patches is that of their pixels, summed over the kernel's offsets, and at a stride only
+    pixels with the same remainder meet.
+    """
+    height, width = delta.shape[2:]
+    patches = []
+    for top, downs in _offsets(kernel[0], stride[0], dilation[0]).items():
+        for left, rights in _offsets(kernel[1], stride[1], dilation[1]).items():
+            gram = _gram(image[:, :, top :: stride[0], left :: stride[1]])
+            gram = _sum([gram[:, i : i + height, :, i : i + height] for i in downs])
+            gram = _sum([gram[:, :, j : j + width, :, j : j + width] for j in rights])
+            patches.append(gram)
+    return (_sum(patches) * _gram(delta)).sum((1, 2, 3, 4))
+
+
+def _offsets(size: int, stride: int, dilation: int) -> dict[int, list[int]]:
+    """A kernel's offsets by their remainder on division by the stride: their quotients."""
+    offsets: dict[int, list[int]] = {}
+    for offset in range(0, size * dilation, dilation):
+        offsets.setdefault(offset % stride, []).append(offset // stride)
+    return offsets
+
+
+def _gram(image: Tensor) -> Tensor:
+    """Inner products ``(N, H, W, H, W)`` of all pairs of pixels of images ``(N, C, H, W)``."""
+    pixels = image.flatten(2)
+    return (pixels.mT @ pixels).view(-1, *image.shape[2:], *image.shape[2:])
+
+
+def _sum(tensors: list[Tensor]) -> Tensor:
+    return reduce(torch.add, tensors)
 
 
 class _Recorder(TorchFunctionMode):
@@ -280,7 +345,7 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if func is F.linear:
-            self._record(_linear_patches, 1, result, *args, **kwargs)
+            self._record_linear(result, *args, **kwargs)
         elif func is F.conv2d:
             self._record_convolution(result, *args, **kwargs)
         else:
@@ -295,17 +360,16 @@ class _Recorder(TorchFunctionMode):
             named = [self.parameters[id(x)][0] for x in flat if id(x) in self.parameters]
             self.outside += [(name, result) for name in named]
 
-    def _record(
+    def _record_linear(
         self,
-        patches: Callable[[Tensor], Tensor],
-        groups: int,
         output: Tensor,
         input: Tensor,  # noqa: A002 - torch's own keyword
         weight: Tensor,
         bias: Tensor | None = None,
     ) -> None:
         versions = (input._version, output._version)
-        self.calls.append(_Call(input, weight, bias, output, patches, groups, versions))
+        call = _Call(input, weight, bias, output, (1, 1), (1, 1), [0], 1, versions)
+        self.calls.append(call)
 
     def _record_convolution(
         self,
@@ -313,19 +377,21 @@ class _Recorder(TorchFunctionMode):
         input: Tensor,  # noqa: A002 - torch's own keyword
         weight: Tensor,
         bias: Tensor | None = None,
-        stride: int | tuple[int, ...] = 1,
-        padding: int | tuple[int, ...] | str = 0,
-        dilation: int | tuple[int, ...] = 1,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
         groups: int = 1,
     ) -> None:
-        def patches(image: Tensor) -> Tensor:
-            pad = padding
-            if isinstance(pad, str):
-                image, pad = _pad_same(image, weight, dilation) if pad == "same" else image, 0
-            columns = F.unfold(image, weight.shape[2:], dilation, pad, stride)
-            return columns.unflatten(1, (groups, -1)).mT
-
-        self._record(patches, groups, output, input, weight, bias)
+        steps = _pair(dilation)
+        if padding == "same":
+            totals = [s * (k - 1) for s, k in zip(steps, weight.shape[2:], strict=True)]
+        else:
+            totals = [2 * p for p in _pair(0 if isinstance(padding, str) else padding)]
+        # An odd zero of "same" goes right and below.
+        zeros = [zero for total in reversed(totals) for zero in (total // 2, total - total // 2)]
+        versions = (input._version, output._version)
+        call = _Call(input, weight, bias, output, _pair(stride), steps, zeros, groups, versions)
+        self.calls.append(call)
 
     def checked_calls(self, logits: Tensor) -> list[_Call]:
         """The calls of layers, after checking that they account for all of the moments."""
@@ -373,15 +439,7 @@ class _Recorder(TorchFunctionMode):
                 )
 
 
-def _linear_patches(features: Tensor) -> Tensor:
-    return features.reshape(features.shape[0], 1, -1, features.shape[-1])
-
-
-def _pad_same(image: Tensor, weight: Tensor, dilation: int | tuple[int, ...]) -> Tensor:
-    """Zero padding of ``padding="same"``: the odd pixel goes right and below."""
-    dilations = (dilation, dilation) if isinstance(dilation, int) else dilation
-    pads: list[int] = []
-    for size, step in zip(reversed(weight.shape[2:]), reversed(dilations), strict=True):
-        total = step * (size - 1)
-        pads += [total // 2, total - total // 2]
-    return F.pad(image, pads)
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """A number, or a sequence of one or two, for both axes."""
+    numbers = [value] if isinstance(value, int) else list(value)
+    return (numbers[0], numbers[-1])

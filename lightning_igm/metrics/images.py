@@ -1,10 +1,13 @@
 """The one way from float images to 8 bits, shared by scores, sample grids and loggers."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from PIL import Image
 from torch import Tensor
 
 
@@ -67,3 +70,17 @@ def training_images(data: Any, device: torch.device) -> Iterator[Tensor]:
     for batch in data.ordered_train_dataloader():
         images = data.transfer_batch_to_device(batch, device, 0)
         yield to_uint8(data.on_after_batch_transfer(images, 0), data.value_range)
+
+
+def save_png(image: Tensor, path: Path) -> None:
+    """Write a uint8 image; a run killed on the way leaves no half-written file.
+
+    Args:
+        image: ``(1, H, W)`` grey or ``(3, H, W)`` RGB, on any device.
+        path: Where to; folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    pixels = image.permute(1, 2, 0).squeeze(2).cpu().numpy()
+    Image.fromarray(pixels).save(unfinished, format="PNG")
+    os.replace(unfinished, path)

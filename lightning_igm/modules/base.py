@@ -1,6 +1,7 @@
 """The two base classes: a generator with a latent distribution, and a generator with a critic."""
 
 from abc import ABC, abstractmethod
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +39,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         generator: Maps latents ``(N, latent_dim)`` to images ``(N, C, H, W)``.
         generator_optimizer: Makes the generator's optimizer from its parameters.
         generator_scheduler: Makes a learning-rate schedule, stepped once per generator step.
-        latent_dim: Size of a latent; the generator must take it.
+        latent_dim: Size of a latent; that of the generator by default.
         latent_distribution: ``normal`` for N(0, I), ``uniform`` for U[-1, 1].
 
     Raises:
@@ -50,23 +51,28 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         generator: nn.Module,
         generator_optimizer: OptimizerCallable = torch.optim.Adam,
         generator_scheduler: LRSchedulerCallable | None = None,
-        latent_dim: int = 128,
+        latent_dim: int | None = None,
         latent_distribution: Literal["normal", "uniform"] = "normal",
     ) -> None:
         super().__init__()
         _save_plain_hyperparameters(self)
         self.automatic_optimization = False
         self.generator = generator
-        self.latent_dim = positive("latent_dim", latent_dim)
         self.latent_distribution = one_of(
             "latent_distribution", latent_distribution, ("normal", "uniform")
         )
         expected = getattr(generator, "latent_dim", latent_dim)
-        if expected != latent_dim:
+        if latent_dim not in (None, expected):
             raise ValueError(
                 f"latent_dim: the model's is {latent_dim} and the generator's is {expected}; "
                 "they must be equal"
             )
+        if expected is None:
+            raise ValueError(
+                f"latent_dim: null is not allowed with a {type(generator).__name__}, which has no "
+                "attribute latent_dim; give the size of its latents"
+            )
+        self.latent_dim = positive("latent_dim", expected)
         self._optimizers: dict[Player, tuple[OptimizerCallable, LRSchedulerCallable | None]] = {
             "generator": (generator_optimizer, generator_scheduler)
         }
@@ -480,6 +486,8 @@ def _save_plain_hyperparameters(module: LightningModule) -> None:
     The command line's are plain data, networks and optimizers included (class paths). Networks and
     optimizers passed as Python objects are left out; ``load_from_checkpoint`` takes them by name.
     """
-    module.save_hyperparameters(logger=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Attribute '.*' is an instance of `nn.Module`")
+        module.save_hyperparameters(logger=False)
     for name in [name for name, value in module.hparams.items() if not _is_plain(value)]:
         del module.hparams[name]

@@ -18,7 +18,7 @@ class GAN(AdversarialModule):
 
     Example:
         >>> from lightning_igm.networks import DCGANCritic, DCGANGenerator
-        >>> model = GAN(DCGANGenerator(latent_dim=16, width=8), DCGANCritic(width=8), latent_dim=16)
+        >>> model = GAN(DCGANGenerator(latent_dim=16, width=8), DCGANCritic(width=8))
         >>> model.sample(4).shape
         torch.Size([4, 3, 32, 32])
     """

@@ -66,7 +66,7 @@ class MoLM(AdversarialModule):
 
     Example:
         >>> from lightning_igm.networks import DCGANCritic, DCGANGenerator
-        >>> model = MoLM(DCGANGenerator(16, width=8), DCGANCritic(width=8), latent_dim=16)
+        >>> model = MoLM(DCGANGenerator(latent_dim=16, width=8), DCGANCritic(width=8))
         >>> model.sample(4).shape
         torch.Size([4, 3, 32, 32])
     """

@@ -262,7 +262,19 @@ def test_hidden_units_and_gradients_each_reach_the_images(critic):
 
 @pytest.mark.parametrize(
     "activation",
-    "ReLU LeakyReLU Tanh Sigmoid ELU SELU CELU GELU SiLU Softplus Mish".split(),
+    [
+        "ReLU",
+        "LeakyReLU",
+        "Tanh",
+        "Sigmoid",
+        "ELU",
+        "SELU",
+        "CELU",
+        "GELU",
+        "SiLU",
+        "Softplus",
+        "Mish",
+    ],
 )
 def test_hidden_units_are_the_outputs_of_any_usual_activation(activation):
     critic = randomized(nn.Sequential(nn.Linear(3, 4), getattr(nn, activation)(), nn.Linear(4, 1)))

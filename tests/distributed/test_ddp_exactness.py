@@ -1,0 +1,144 @@
+"""Training on two ranks is training in one process on the joined batch."""
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from torch.optim import SGD, Adam
+from two_ranks import started
+
+from datamodules import ImageDataModule
+from lightning_igm.distributed import world_size
+from lightning_igm.losses.moments import mean_moments
+from lightning_igm.modules import GAN, MoLM
+from lightning_igm.networks import DCGANCritic, DCGANGenerator
+
+GLOBAL_BATCH = 8
+LEARNING_RATES = {SGD: 0.2, Adam: 0.003}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    return started(tmp_path_factory.getbasetemp())
+
+
+class NoiseImages(ImageDataModule):
+    """An odd number of images, so that the ranks' shares differ."""
+
+    name = "noise"
+    image_shape = (3, 8, 8)
+
+    def load_images(self):
+        draw = torch.Generator().manual_seed(0)
+        images = torch.randint(256, (41, *self.image_shape), generator=draw, dtype=torch.uint8)
+        return images, images
+
+    def to_float(self, images):
+        return super().to_float(images).double()
+
+
+class LocalMoments(MoLM):
+    """Knowingly wrong: the squared distance of each rank's own mean moments."""
+
+    def _moments(self, images):
+        return mean_moments(self.critic, images)
+
+
+class LocalPenalty(MoLM):
+    """Knowingly wrong: the penalty of each rank's own mean squared moment."""
+
+    def critic_loss(self, real, fake):
+        from lightning_igm.modules import molm
+
+        everything, molm.all_mean = molm.all_mean, lambda tensor: tensor
+        try:
+            return super().critic_loss(real, fake)
+        finally:
+            molm.all_mean = everything
+
+
+MOLM = {"critic_steps": 2, "critic_interval": 2, "penalty_weight": 0.1}
+RUNS = {
+    "gan": (GAN, {}),
+    "gan, two critic steps": (GAN, {"critic_steps": 2}),
+    "gan, uniform latents": (GAN, {"latent_distribution": "uniform"}),
+    "one batch": (MoLM, MOLM),
+    "two batches": (MoLM, MOLM | {"estimator": "two_batch"}),
+    "u-statistic": (MoLM, MOLM | {"estimator": "u_statistic"}),
+    "hidden moments": (MoLM, MOLM | {"hidden_weight": 0.1, "pixel_weight": 1.0}),
+    "hidden moments, u-statistic": (
+        MoLM,
+        MOLM | {"estimator": "u_statistic", "hidden_weight": 0.1, "pixel_weight": 1.0},
+    ),
+    "random moments": (MoLM, MOLM | {"learn_moments": False}),
+}
+WRONG_RUNS = {"local moments": (LocalMoments, MOLM), "local penalty": (LocalPenalty, MOLM)}
+
+
+def train(name, optimizer, steps=5):
+    """Weights at the start and at the end, the loggers' latest values, and the data's moments."""
+    torch.manual_seed(0)
+    kind, arguments = (RUNS | WRONG_RUNS)[name]
+
+    def make(parameters):
+        return optimizer(parameters, lr=LEARNING_RATES[optimizer])
+
+    model = kind(
+        DCGANGenerator(latent_dim=4, image_size=8, width=4, batch_norm=False, init="he"),
+        DCGANCritic(image_size=8, width=4, hidden_dim=6, init="he"),
+        latent_dim=4,
+        generator_optimizer=make,
+        critic_optimizer=make,
+        **arguments,
+    ).double()
+    start = weights(model)
+    ranks = world_size()
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=ranks,
+        strategy=DDPStrategy(process_group_backend="gloo") if ranks > 1 else "auto",
+        max_steps=steps,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(model, datamodule=NoiseImages(batch_size=GLOBAL_BATCH // ranks))
+    assert trainer.global_step == steps
+    moments = getattr(model, "data_moments", None)
+    return start, weights(model), model.latest, moments
+
+
+def weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def furthest(first, second):
+    return (first - second).abs().max().item()
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+@pytest.mark.parametrize("name", RUNS)
+def test_two_ranks_train_like_one_process_on_the_joined_batch(ranks, name, optimizer):
+    start, expected, _, moments = train(name, optimizer)
+    assert furthest(start, expected) > 1e-3
+    first, second = ranks.run(train, name, optimizer)
+    assert torch.equal(first[1], second[1])
+    assert torch.equal(first[0], start)
+    # Adam divides small gradients by their size and so magnifies rounding.
+    assert furthest(first[1], expected) < (1e-10 if optimizer is SGD else 1e-8)
+    if moments is not None:
+        assert torch.equal(first[3], second[3])
+        assert furthest(first[3], moments) < 1e-8
+
+
+@pytest.mark.parametrize("name", WRONG_RUNS)
+def test_a_loss_of_local_statistics_is_caught(ranks, name):
+    _, expected, _, _ = train(name, SGD)
+    first, second = ranks.run(train, name, SGD)
+    assert torch.equal(first[1], second[1])
+    assert furthest(first[1], expected) > 1e-6

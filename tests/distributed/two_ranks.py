@@ -1,0 +1,79 @@
+"""Two processes that stay up for all distributed tests, joined by gloo on the CPU."""
+
+import functools
+import os
+import pickle
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import multiprocessing
+
+WORLD_SIZE = 2
+PATIENCE = 120  # seconds
+
+
+@functools.cache
+def started(folder):
+    """The two ranks, started on the first call; they end with the process."""
+    return Ranks(folder)
+
+
+class Ranks:
+    """Runs module-level functions on every rank at once."""
+
+    def __init__(self, folder):
+        context = multiprocessing.get_context("spawn")
+        self.processes, self.connections = [], []
+        for rank in range(WORLD_SIZE):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(rank, folder, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self.processes.append(process)
+            self.connections.append(ours)
+
+    def run(self, function, *args):
+        """The results ``[of rank 0, of rank 1]``."""
+        for connection in self.connections:
+            connection.send_bytes(pickle.dumps((function, args)))
+        answers = []
+        for rank, connection in enumerate(self.connections):
+            if not connection.poll(PATIENCE):
+                self.stop()
+                raise TimeoutError(f"rank {rank} does not answer")
+            answers.append(pickle.loads(connection.recv_bytes()))
+        for rank, (good, value) in enumerate(answers):
+            assert good, f"rank {rank} raised:\n{value}"
+        return [value for _, value in answers]
+
+    def stop(self):
+        for process in self.processes:
+            process.terminate()
+            process.join()
+
+
+def serve(rank, folder, connection):
+    # What torchrun would set, so that Lightning starts no processes of its own.
+    os.environ["LOCAL_RANK"] = str(rank)
+    os.environ["NODE_RANK"] = "0"
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{Path(folder) / 'rendezvous'}",
+        rank=rank,
+        world_size=WORLD_SIZE,
+        timeout=timedelta(seconds=PATIENCE / 2),
+    )
+    while True:
+        try:
+            function, args = pickle.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        try:
+            answer = True, function(*args)
+        except Exception:
+            answer = False, traceback.format_exc()
+        connection.send_bytes(pickle.dumps(answer))

@@ -1,0 +1,136 @@
+"""A run that is stopped and continued is the run that was not stopped, to the last bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from lightning_igm.cli import main
+
+STEPS, CRITIC_STEPS, INTERVAL = 12, 5, 4
+CONFIG = Path(__file__).parents[2] / "configs" / "molm" / "digits.yaml"
+
+
+class StopBefore(Callback):
+    """Ctrl-C before a batch, of all that were trained on since the start of the run."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.fit_loop.total_batch_idx == self.batch:
+            pl_module.in_training_step = False
+            raise KeyboardInterrupt
+
+
+def run(folder, *more):
+    main(
+        [
+            "fit",
+            *("--config", str(CONFIG)),
+            *("--run.dir", str(folder)),
+            *("--trainer.max_steps", str(STEPS)),
+            *("--trainer.log_every_n_steps", "1"),
+            *("--trainer.accelerator", "cpu"),
+            *("--trainer.enable_progress_bar", "false"),
+            *("--trainer.enable_model_summary", "false"),
+            *("--model.critic_steps", str(CRITIC_STEPS)),
+            *("--model.critic_interval", str(INTERVAL)),
+            *("--model.generator.init_args.width", "2"),
+            *("--model.critic.init_args.width", "2"),
+            *("--model.critic.init_args.hidden_dim", "4"),
+            *("--data.size", "8"),
+            *("--data.batch_size", "300"),
+            *more,
+        ]
+    )
+
+
+def stop_before(batch):
+    return "--trainer.callbacks", "test_resume.StopBefore", "--trainer.callbacks.batch", str(batch)
+
+
+def assert_equal(first, second, where="checkpoint"):
+    assert type(first) is type(second), where
+    if isinstance(first, torch.Tensor):
+        assert first.dtype == second.dtype, where
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_equal(first[key], second[key], f"{where}[{key!r}]")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            assert_equal(*pair, f"{where}[{index}]")
+    else:
+        assert first == second, where
+
+
+def outcome(folder):
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    names = "state_dict", "optimizer_states", "training_state", "global_step"
+    kept = {name: state[name] for name in names}
+    data = {key: value for key, value in state.items() if "DataModule" in key}
+    assert data, list(state)
+    return kept | data | {"metrics": (folder / "metrics.csv").read_text()}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    run(folder)
+    return outcome(folder)
+
+
+def test_the_straight_run_is_the_reference(straight):
+    assert straight["global_step"] == STEPS
+    assert straight["training_state"]["data_moments"].isfinite().all()
+
+
+# A block is CRITIC_STEPS + INTERVAL batches; an epoch has five.
+@pytest.mark.parametrize(
+    "batch",
+    [1, 3, CRITIC_STEPS, CRITIC_STEPS + 2, CRITIC_STEPS + INTERVAL, CRITIC_STEPS + INTERVAL + 2],
+    ids=["phase 1 begun", "mid-phase", "phase 1 done", "mid-block", "block 1 done", "mid-phase 2"],
+)
+def test_a_continued_run_is_the_same_run(straight, tmp_path, batch):
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        run(folder, *stop_before(batch))
+    stopped = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    steps, phase = divmod(batch, CRITIC_STEPS + INTERVAL)
+    assert stopped["global_step"] == steps * INTERVAL + max(0, phase - CRITIC_STEPS)
+    run(folder, "--ckpt_path", "last")
+    assert_equal(outcome(folder), straight)
+
+
+def test_a_run_stopped_and_continued_many_times_is_the_same_run(straight, tmp_path):
+    folder = tmp_path / "run"
+    for batch in (2, 4, 8, 13):
+        with pytest.raises(SystemExit):
+            run(folder, *stop_before(batch), "--ckpt_path", "last")
+    run(folder, "--ckpt_path", "last")
+    assert_equal(outcome(folder), straight)
+
+
+def test_continuing_takes_the_data_moments_from_the_checkpoint(straight, tmp_path, monkeypatch):
+    from lightning_igm.modules import MoLM
+
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        run(folder, *stop_before(CRITIC_STEPS + 2))
+    before = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+    def refuse(self):
+        raise AssertionError("the critic did not change since the moments were computed")
+
+    monkeypatch.setattr(MoLM, "training_set_moments", refuse)
+    run(folder, "--ckpt_path", "last", "--trainer.max_steps", str(INTERVAL))
+    after = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    moments = [state["training_state"]["data_moments"] for state in (before, after)]
+    assert torch.equal(*moments)
+    for key, value in before["state_dict"].items():
+        if key.startswith("critic."):
+            assert torch.equal(after["state_dict"][key], value)

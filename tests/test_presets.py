@@ -1,0 +1,155 @@
+"""Every preset parses to what the paper says, and every method trains from its presets, shrunk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import lightning_igm
+from lightning_igm.cli import main
+from lightning_igm.modules import AdversarialModule, ImplicitGenerativeModule
+
+ROOT = Path(__file__).parents[1]
+PRESETS = sorted((ROOT / "configs").glob("*/*.yaml"))
+METHODS = [
+    method
+    for name in lightning_igm.__all__
+    if isinstance(method := getattr(lightning_igm, name), type)
+    and issubclass(method, ImplicitGenerativeModule)
+    and method not in (ImplicitGenerativeModule, AdversarialModule)
+]
+# Generator, critic (molm.yaml's; counts of Table 1 of the paper, and of the networks it describes).
+COUNTS = {
+    "color_mnist": (1_557_571, 1_553_793),
+    "cifar10": (3_685_123, 5_464_033),
+    "celeba": (21_425_283, 21_409_537),
+    "cifar10_hidden": (3_685_123, 4_584_577),
+}
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+
+def name(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def shrink(run_dir: Path) -> list[str]:
+    return [
+        *QUIET,
+        "--trainer.accelerator=cpu",
+        f"--run.dir={run_dir}",
+        "--trainer.max_steps=4",
+        "--samples.every_n_steps=2",
+        "--checkpoint.every_n_steps=3",
+        "--metrics.every_n_steps=null",
+    ]
+
+
+def count(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=name)
+def test_preset_parses_and_has_the_papers_networks(path):
+    cli = main(["--config", str(path), *QUIET], run=False)
+    data = path.stem.removesuffix("_random")
+    if data in COUNTS:
+        assert (count(cli.model.generator), count(cli.model.critic)) == COUNTS[data]
+    assert cli.trainer.max_steps > 0
+    assert cli.model.generator.value_range == cli.datamodule.value_range
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=name)
+def test_preset_spells_out_both_optimizers(path):
+    arguments = yaml.safe_load(path.read_text())["model"]["init_args"]
+    for player in ("generator", "critic"):
+        assert set(arguments[f"{player}_optimizer"]["init_args"]) >= {"lr", "betas"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "steps", "penalty", "batch"),
+    [
+        ("color_mnist", 200_000, 0.1, 1000),
+        ("cifar10", 250_000, 1.0, 200),
+        ("celeba", 200_000, 1.0, 200),
+        ("cifar10_hidden", 500_000, 1.0, 200),
+    ],
+)
+def test_molm_presets_have_the_papers_hyper_parameters(preset, steps, penalty, batch):
+    config = yaml.safe_load((ROOT / f"configs/molm/{preset}.yaml").read_text())
+    arguments = config["model"]["init_args"]
+    assert config["trainer"]["max_steps"] == steps
+    assert config["data"]["init_args"]["batch_size"] == batch
+    assert (arguments["critic_steps"], arguments["critic_interval"]) == (100, 2000)
+    assert arguments["penalty_weight"] == penalty
+    for player in ("generator", "critic"):
+        assert arguments[f"{player}_optimizer"]["init_args"]["lr"] == 1e-4
+
+
+@pytest.mark.parametrize("path", [p for p in PRESETS if p.stem.endswith("_random")], ids=name)
+def test_random_twin_differs_in_learning_its_moments_alone(path):
+    twin = yaml.safe_load(path.read_text())
+    learned = yaml.safe_load(path.with_stem(path.stem.removesuffix("_random")).read_text())
+    assert twin["model"]["init_args"].pop("learn_moments") is False
+    assert twin == learned
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_presets(method):
+    assert (ROOT / "configs" / method.__name__.lower() / "digits.yaml").exists()
+
+
+@pytest.mark.parametrize("path", [p for p in PRESETS if p.stem.startswith("digits")], ids=name)
+def test_digits_preset_trains(path, tmp_path):
+    run = tmp_path / "run"
+    cadence = ["--model.critic_steps=2"]
+    if path.parent.name == "molm":
+        cadence.append("--model.critic_interval=3")
+    cli = main(
+        ["fit", "--config", str(path), *shrink(run), *cadence, "--trainer.log_every_n_steps=1"]
+    )
+    assert cli.trainer.global_step == 4
+    written = {str(p.relative_to(run)) for p in run.rglob("*.*")}
+    assert written == {
+        "config.yaml",
+        "metrics.csv",
+        "checkpoints/last.ckpt",
+        "samples/real.png",
+        "samples/step_00000002.png",
+        "samples/step_00000004.png",
+    }
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 4
+    assert "generator_loss" in (run / "metrics.csv").read_text().splitlines()[0]
+
+
+def write_mnist(root: Path, images: int = 60) -> None:
+    """Random images and labels in the layout and format of the originals."""
+    raw = root / "MNIST/raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        pixels = rng.integers(0, 256, (images, 28, 28), dtype=np.uint8)
+        header = np.array([0x803, images, 28, 28], dtype=">i4").tobytes()
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        labels = rng.integers(0, 10, images, dtype=np.uint8)
+        header = np.array([0x801, images], dtype=">i4").tobytes()
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+
+
+@pytest.mark.parametrize(
+    "preset", ["molm/cifar10", "molm/cifar10_random", "molm/cifar10_hidden", "gan/cifar10"]
+)
+def test_cifar10_networks_train_on_random_images(preset, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    config = str(ROOT / f"configs/{preset}.yaml")
+    cli = main(
+        [
+            *("fit", "--config", config, *shrink(tmp_path / "run"), "--trainer.max_steps=1"),
+            *("--model.critic_steps=1", "--data=ImageArrayDataModule", "--data.batch_size=4"),
+            *(f"--data.train={tmp_path / 'images.npy'}", "--data.value_range=[-1,1]"),
+        ]
+    )
+    assert cli.trainer.global_step == 1
