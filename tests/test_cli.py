@@ -66,10 +66,10 @@ def test_scores_of_a_checkpoint(command, trained, capsys):
 def test_predict_writes_images_and_refuses_to_write_again(trained, monkeypatch, capsys, tmp_path):
     checkpoint = trained / "checkpoints/last.ckpt"
     config = ["--config", trained / "config.yaml", f"--ckpt_path={checkpoint}"]
-    config += [f"--run.dir={tmp_path}", "--trainer.limit_predict_batches=1"]
+    config += [f"--run.dir={tmp_path}", "--trainer.limit_predict_batches=2"]
     main(["predict", *map(str, config)])
     pictures = sorted((tmp_path / "predictions").iterdir())
-    assert len(pictures) == 50
+    assert len(pictures) == 100
     assert pictures[0].name == "00000000.png"
     assert "is not empty" in mistake(["predict", *config], monkeypatch, capsys)
 
@@ -100,7 +100,8 @@ def test_own_loss_by_class_path_keeps_the_preset(tmp_path, monkeypatch):
         "from lightning_igm import AdversarialModule\n\n\n"
         "class LeastSquaresGAN(AdversarialModule):\n"
         "    def critic_loss(self, real, fake):\n"
-        "        return (self.critic(real) - 1).square().mean() + self.critic(fake).square().mean()\n\n"
+        "        real, fake = self.critic(real), self.critic(fake)\n"
+        "        return (real - 1).square().mean() + fake.square().mean()\n\n"
         "    def generator_loss(self, real, fake):\n"
         "        return (self.critic(fake) - 1).square().mean()\n"
     )

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_igm.callbacks.ema import evaluation_weights
@@ -15,6 +16,8 @@ from lightning_igm.metrics.images import image_data, to_uint8, training_images
 from lightning_igm.metrics.rng import isolated_rng
 from lightning_igm.metrics.scores import ImageScores, check_kid_subsets, image_scores
 from lightning_igm.modules.base import ImplicitGenerativeModule
+
+_DIGITS = ("digits", "color_mnist", "stacked_mnist")
 
 
 class ImageMetrics(Callback):
@@ -36,7 +39,7 @@ class ImageMetrics(Callback):
         num_samples: Number of generated images.
         extractor: Maps uint8 images ``(N, C, H, W)`` to features ``(N, D)``, or to a tuple that
             begins with them; run in float32 and eval mode. None is the digit classifier that ships
-            with this package.
+            with this package on data sets of digits, and no scores on others.
         batch_size: Images generated at a time.
         kid_subset_size: Images of each kind in one of KID's subsets.
         kid_subsets: Number of KID's subsets.
@@ -91,6 +94,7 @@ class ImageMetrics(Callback):
         self._real_source: Any = None
         self._step_before = 0
         self._checkpoint_step: int | None = None
+        self._active = True
 
     @property
     def latest(self) -> dict[str, float] | None:
@@ -125,8 +129,15 @@ class ImageMetrics(Callback):
         return ImageScores(*trainer.strategy.broadcast(tuple(scores)))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the checkpoint of an earlier run of the trainer."""
+        """Forget the checkpoint of an earlier run of the trainer; see whether scores make sense."""
         self._checkpoint_step = None
+        name = getattr(getattr(trainer, "datamodule", None), "name", None) or _DIGITS[0]
+        self._active = self.extractor is not None or name in _DIGITS
+        if not self._active:
+            rank_zero_info(
+                f"metrics: no scores; the digit classifier's features do not suit {name}, and "
+                "metrics.extractor names no other"
+            )
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -150,7 +161,9 @@ class ImageMetrics(Callback):
     ) -> None:
         """Evaluate if this batch reached a multiple of ``every_n_steps``."""
         every = self.every_n_steps
-        if every is None or trainer.global_step // every == self._step_before // every:
+        if not self._active or every is None:
+            return
+        if trainer.global_step // every == self._step_before // every:
             return
         row = self._record(trainer.global_step, self.evaluate(trainer, pl_module))
         scores = {name: value for name, value in row.items() if name != "step"}
@@ -164,12 +177,13 @@ class ImageMetrics(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate, except in the sanity check."""
-        if not trainer.sanity_checking:
+        if self._active and not trainer.sanity_checking:
             self._evaluate_epoch(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate."""
-        self._evaluate_epoch(trainer, pl_module)
+        if self._active:
+            self._evaluate_epoch(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table of the run."""

@@ -1,7 +1,7 @@
 """The two base classes: a generator with a latent distribution, and a generator with a critic."""
 
-from abc import ABC, abstractmethod
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

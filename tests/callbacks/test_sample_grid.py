@@ -61,7 +61,7 @@ def test_the_real_images_come_from_as_many_batches_as_needed(tmp_path):
 def test_cadence_counts_generator_steps_once(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(
-        sample_grid, "_save_png", lambda image, path: written.append((path.name, len(calls)))
+        sample_grid, "save_png", lambda image, path: written.append((path.name, len(calls)))
     )
     calls = []
     monkeypatch.setattr(
@@ -79,7 +79,7 @@ def test_cadence_counts_generator_steps_once(tmp_path, monkeypatch):
 
 def test_the_last_grid_is_not_written_twice(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(sample_grid, "_save_png", lambda image, path: written.append(path.name))
+    monkeypatch.setattr(sample_grid, "save_png", lambda image, path: written.append(path.name))
     fitted_state(tmp_path, SampleGrid(every_n_steps=3))
     assert written == ["real.png", "step_00000003.png", "step_00000006.png"]
 
@@ -195,7 +195,7 @@ def test_an_unfinished_file_never_has_the_final_name(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        sample_grid._save_png(torch.zeros(3, 2, 2, dtype=torch.uint8), tmp_path / "step.png")
+        sample_grid.save_png(torch.zeros(3, 2, 2, dtype=torch.uint8), tmp_path / "step.png")
     assert not (tmp_path / "step.png").exists()
 
 

@@ -15,11 +15,11 @@ class NoiseImages(ImageDataModule):
     """20 images that never change; counts the passes over all of them."""
 
     name = "noise"
-    image_shape = (3, 8, 8)
 
-    def __init__(self, batch_size=4, count=20, **settings):
+    def __init__(self, batch_size: int = 4, count: int = 20, size: int = 8, **settings):
         super().__init__(batch_size, **settings)
         self.count = count
+        self.image_shape = (3, size, size)
         self.ordered_passes = 0
 
     def load_images(self):
