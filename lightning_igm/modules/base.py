@@ -204,9 +204,14 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         if counted:
             for scheduler in self._schedulers():
                 scheduler.step()
-            every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-            if self.global_step % every == 0:
+            if self.global_step % self.log_every_n_steps == 0:
                 self.log_now(self.latest)
+
+    @property
+    def log_every_n_steps(self) -> int:
+        """The trainer's cadence of logging, here in generator steps."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every
 
     def log_training(self, values: Mapping[str, Tensor]) -> None:
         """Show values of this update in the progress bar, and keep them for the loggers.

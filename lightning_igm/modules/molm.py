@@ -117,7 +117,7 @@ class MoLM(AdversarialModule):
         """One critic step inside a critic phase, one generator step outside."""
         real = images_of(batch)
         if self.critic_steps_taken < self.critic_steps_due():
-            if self.critic_steps_taken == 0:
+            if self.critic_steps_taken == 0 and self._phase_is_logged():
                 self._begin_critic_phase(real)
             self.critic_step(real)
             self.data_moments = None
@@ -146,10 +146,13 @@ class MoLM(AdversarialModule):
             return first.dot(second) / 2
         if self.estimator == "one_batch":
             return (self._moments(fake) - self.data_moments).square().sum() / 2
+        n = world_size() * fake.shape[0]
+        if n < 2:
+            raise ValueError(f"estimator: 'u_statistic' needs 2 fakes or more in a batch, not {n}")
         mean, squared_norms = moment_statistics(self.critic, fake, **self._features)
         mean, squared_norm = all_mean(mean), all_mean(squared_norms.mean())
         # Mean over pairs of different fakes = mean over all pairs - what pairs with itself adds.
-        own_pairs = (squared_norm - mean.dot(mean)) / (world_size() * fake.shape[0] - 1)
+        own_pairs = (squared_norm - mean.dot(mean)) / (n - 1)
         return ((mean - self.data_moments).square().sum() - own_pairs) / 2
 
     def generator_step(self, real: Tensor) -> None:
@@ -187,6 +190,11 @@ class MoLM(AdversarialModule):
         return 2 if self.estimator == "two_batch" else 1
 
     # --- what a critic phase changed ------------------------------------------------------------
+
+    def _phase_is_logged(self) -> bool:
+        """Whether to measure a phase: each, unless they come faster than logs are written."""
+        every = self.log_every_n_steps
+        return self.critic_interval >= every or self.global_step % every == 0
 
     def _begin_critic_phase(self, real: Tensor) -> None:
         self._before_phase = self._critic_accuracy(real, "before")

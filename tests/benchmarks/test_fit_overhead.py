@@ -12,13 +12,13 @@ from lightning_igm.losses.adversarial import logistic_critic_loss
 from lightning_igm.losses.moments import logits_and_squared_norms, mean_moments
 from lightning_igm.modules import MoLM
 
-STEPS = 1000
+STEPS = 500
 PRESET = ["--config", "configs/molm/digits.yaml"]
 
 
 @pytest.mark.slow
 def test_fit_costs_little_more_than_a_bare_loop(tmp_path, monkeypatch, record_property):
-    # One round is a fit of five critic phases and each callback's work at its default cadence.
+    # One round is a fit of three critic phases and each callback's work at its default cadence.
     # Starting up (imports, the data set, the first sample grid) is not part of the time.
     ratios = []
     for turn in range(3):

@@ -57,7 +57,7 @@ class LocalPenalty(MoLM):
             molm.all_mean = everything
 
 
-MOLM = {"critic_steps": 2, "critic_interval": 2, "penalty_weight": 0.1}
+MOLM = {"critic_steps": 2, "critic_interval": 2, "penalty_weight": 5.0}
 RUNS = {
     "gan": (GAN, {}),
     "gan, two critic steps": (GAN, {"critic_steps": 2}),

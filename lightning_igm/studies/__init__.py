@@ -1,0 +1,1 @@
+"""Studies: one command each, from runs to a table and a figure."""
