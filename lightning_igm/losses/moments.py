@@ -34,7 +34,20 @@ __all__ = [
 ]
 
 _ACTIVATIONS = frozenset(
-    {F.leaky_relu, F.relu, torch.relu, F.elu, F.gelu, F.silu, F.softplus, F.celu, F.selu, F.mish}
+    {
+        F.leaky_relu,
+        F.relu,
+        torch.relu,
+        F.elu,
+        F.gelu,
+        F.silu,
+        F.softplus,
+        F.celu,
+        F.selu,
+        F.mish,
+        F.relu6,
+        F.hardtanh,
+    }
     | {torch.tanh, Tensor.tanh, torch.sigmoid, Tensor.sigmoid, Tensor.relu, torch.selu, torch.celu}
 )
 

@@ -22,6 +22,7 @@ Player = Literal["generator", "critic"]
 
 # Batches; each check waits for the device.
 _CHECK_LOSSES_EVERY = 50
+_NEVER = torch.iinfo(torch.int64).max
 
 
 class NonFiniteLossError(RuntimeError):
@@ -98,7 +99,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One generator step per batch."""
-        self.generator_step(images_of(batch))
+        self.generator_step(self.images_of(batch))
 
     def generator_step(self, real: Tensor) -> None:
         """Update the generator once: the step that the run's clock counts."""
@@ -121,7 +122,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         """
         shape = (n, self.latent_dim)
         device = self.device if generator is None else generator.device
-        latent = torch.empty(shape, dtype=self._latent_dtype, device=device)
+        latent = torch.empty(shape, dtype=self._weights_dtype, device=device)
         if self.latent_distribution == "normal":
             latent.normal_(generator=generator)
         else:
@@ -129,7 +130,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         return latent.to(self.device)
 
     @property
-    def _latent_dtype(self) -> torch.dtype:
+    def _weights_dtype(self) -> torch.dtype:
         return next(self.generator.parameters()).dtype
 
     @torch.no_grad()
@@ -165,19 +166,32 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         """Every training image once, in order and as the data module prepares them, in batches.
 
         Under several ranks, this rank's share of them.
+        """
+        for batch in self.ordered_data().ordered_train_dataloader():
+            yield self.images_of(self.trainer.strategy.batch_to_device(batch, dataloader_idx=0))
+
+    def ordered_data(self) -> Any:
+        """The data module, which must be able to give every training image once, in order.
 
         Raises:
-            ValueError: The data module has no ``ordered_train_dataloader``.
+            ValueError: It is not.
         """
         data = getattr(self.trainer, "datamodule", None)
-        loader = getattr(data, "ordered_train_dataloader", None)
-        if loader is None:
+        if not hasattr(data, "ordered_train_dataloader"):
             raise ValueError(
                 f"data: {type(data).__name__} has no ordered_train_dataloader(), which must give "
                 "every training image once, in order; subclass datamodules.ImageDataModule"
             )
-        for batch in loader():
-            yield images_of(self.trainer.strategy.batch_to_device(batch, dataloader_idx=0))
+        return data
+
+    def images_of(self, batch: Any) -> Tensor:
+        """Images ``(N, C, H, W)`` of a batch that is a tensor, or a sequence that begins with one.
+
+        They come in the precision of the weights: Lightning converts batches to it before the data
+        module makes floats of them.
+        """
+        images: Tensor = batch[0] if isinstance(batch, list | tuple) else batch
+        return images.to(self._weights_dtype)
 
     # --- updates ------------------------------------------------------------------------------
 
@@ -274,7 +288,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         try:
             with torch.no_grad(), eval_mode(self.generator):
                 images = self(
-                    torch.zeros(2, self.latent_dim, device=self.device, dtype=self._latent_dtype)
+                    torch.zeros(2, self.latent_dim, device=self.device, dtype=self._weights_dtype)
                 )
         except RuntimeError as error:
             raise ValueError(
@@ -301,11 +315,10 @@ class ImplicitGenerativeModule(LightningModule, ABC):
 
     def _watch(self, player: Player, loss: Tensor) -> None:
         """Remember, without waiting for the device, the first step whose loss is not finite."""
-        never = torch.iinfo(torch.int64).max
         first = self._first_non_finite.get(player)
         if first is None:
-            first = torch.full((), never, device=loss.device)
-        step = torch.where(loss.detach().isfinite(), never, self.global_step)
+            first = torch.full((), _NEVER, device=loss.device)
+        step = torch.where(loss.detach().isfinite(), _NEVER, self.global_step)
         self._first_non_finite[player] = torch.minimum(first, step)
 
     def check_finite(self) -> None:
@@ -314,17 +327,16 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         Raises:
             NonFiniteLossError: One was NaN or infinite.
         """
-        for player, first in self._first_non_finite.items():
-            step = int(first)
-            if step != torch.iinfo(torch.int64).max:
-                saved = [
-                    getattr(c, "last_model_path", "") for c in self.trainer.checkpoint_callbacks
-                ]
-                good = next((path for path in saved if Path(path).is_file()), "none was saved")
-                raise NonFiniteLossError(
-                    f"{player}_loss is not finite at generator step {step}; the run stops; last "
-                    f"good checkpoint: {good}"
-                )
+        steps = {player: int(first) for player, first in self._first_non_finite.items()}
+        if not steps or min(steps.values()) == _NEVER:
+            return
+        player = min(steps, key=lambda name: steps[name])
+        saved = [getattr(c, "last_model_path", "") for c in self.trainer.checkpoint_callbacks]
+        good = next((path for path in saved if Path(path).is_file()), "none was saved")
+        raise NonFiniteLossError(
+            f"{player}_loss is not finite at generator step {steps[player]}; the run stops; last "
+            f"good checkpoint: {good}"
+        )
 
     # --- evaluation loops and state -------------------------------------------------------------
 
@@ -336,7 +348,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """As many generated images ``(N, C, H, W)`` as the batch has."""
-        return self.sample(images_of(batch).shape[0])
+        return self.sample(self.images_of(batch).shape[0])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the run is sound, and keep its stream of noise and its counters."""
@@ -428,7 +440,7 @@ class AdversarialModule(ImplicitGenerativeModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """A critic step if one is due, then a generator step if no more are."""
-        real = images_of(batch)
+        real = self.images_of(batch)
         if self.critic_steps_taken < self.critic_steps_due():
             self.critic_step(real)
         if self.critic_steps_taken >= self.critic_steps_due():
@@ -457,12 +469,6 @@ class AdversarialModule(ImplicitGenerativeModule):
 
 
 # --- helpers ------------------------------------------------------------------------------------
-
-
-def images_of(batch: Any) -> Tensor:
-    """The images of a batch that is a tensor, or a sequence that begins with one."""
-    images: Tensor = batch[0] if isinstance(batch, list | tuple) else batch
-    return images
 
 
 @contextmanager

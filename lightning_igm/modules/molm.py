@@ -15,7 +15,7 @@ from lightning_igm.losses.moments import (
     mean_moments,
     moment_statistics,
 )
-from lightning_igm.modules.base import AdversarialModule, images_of
+from lightning_igm.modules.base import AdversarialModule
 from lightning_igm.modules.checks import non_negative, one_of, positive
 
 __all__ = ["MoLM"]
@@ -105,6 +105,12 @@ class MoLM(AdversarialModule):
         generator step."""
         self._before_phase: dict[str, Tensor] = {}
 
+    def setup(self, stage: str) -> None:
+        """Check, beyond the base's checks, that the data can be passed over in order."""
+        super().setup(stage)
+        if stage == "fit":
+            self.ordered_data()
+
     # --- Algorithm 1 ----------------------------------------------------------------------------
 
     def critic_steps_due(self) -> int:
@@ -115,7 +121,7 @@ class MoLM(AdversarialModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One critic step inside a critic phase, one generator step outside."""
-        real = images_of(batch)
+        real = self.images_of(batch)
         if self.critic_steps_taken < self.critic_steps_due():
             if self.critic_steps_taken == 0 and self._phase_is_logged():
                 self._begin_critic_phase(real)

@@ -18,7 +18,7 @@ PRESET = ["--config", "configs/molm/digits.yaml"]
 
 @pytest.mark.slow
 def test_fit_costs_little_more_than_a_bare_loop(tmp_path, monkeypatch, record_property):
-    # One round is a fit of three critic phases and each callback's work at its default cadence.
+    # One round is a fit of many critic phases and each callback's work at its default cadence.
     # Starting up (imports, the data set, the first sample grid) is not part of the time.
     ratios = []
     for turn in range(3):

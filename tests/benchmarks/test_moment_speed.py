@@ -17,10 +17,11 @@ more for the inputs and one more for the weights):
                     forward 497.1 M, norms 263.1 M: n = 0.53, floor (9 + 1.6) / 6 = 1.8
 
 - A GAN's iteration is 8 (the generator's update needs a forward pass and gradients in inputs) and
-  4 of the generator. MoLM's generator update is at least 7 and 3: moments are 3, and their gradient
-  in the images 4; the data pass is 3 N / (2000 B), critic updates a twentieth of the above. With a
-  generator's pass g = 0.8 (Color MNIST) and 0.14 (CIFAR-10) of the critic's, floors are
-  (7 + 0.5 + 0.45 + 2.5) / (8 + 3.3) = 0.9 and (7 + 0.5 + 2.3 + 0.4) / (8 + 0.6) = 1.2.
+  4 passes of the generator. MoLM's generator update is 7 and 3: moments are 3, and differentiating
+  them in the images is 4 (PyTorch adds 1, gradients in weights that nobody asked for). The data
+  pass is 3 N / (2000 B), a critic update a twentieth of the above. With a generator's pass of 0.8
+  (Color MNIST) and 0.14 (CIFAR-10) of the critic's, floors are
+  (7 + 2.5 + 0.5 + 0.5) / (8 + 3.3) = 0.9 and (7 + 0.4 + 0.5 + 2.3) / (8 + 0.6) = 1.2.
 """
 
 import sys

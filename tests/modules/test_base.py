@@ -344,6 +344,10 @@ def test_a_generator_that_says_nothing_is_tried_out():
     refuse(tiny(generator=generator), r"generator: its values.*\[0.0, 1.0\]")
 
 
+def test_the_latent_size_is_the_generators_by_default():
+    assert tiny(latent_dim=None).sample_latent(2).shape == (2, LATENT_DIM)
+
+
 def test_another_latent_size_is_refused():
     with pytest.raises(ValueError, match=r"latent_dim.* 7 .* 4"):
         tiny(latent_dim=7)
@@ -377,7 +381,8 @@ def test_double_precision_trains():
     [
         ({"critic_steps": -1}, "critic_steps: -1 .* 0 or more"),
         ({"latent_distribution": "cauchy"}, "latent_distribution: 'cauchy' .*normal, uniform"),
-        ({"latent_dim": 0}, "latent_dim: 0 "),
+        ({"latent_dim": 0, "generator": bare_generator(4)}, "latent_dim: 0 .* 1 or more"),
+        ({"latent_dim": None, "generator": bare_generator(4)}, "latent_dim: null .*Sequential"),
     ],
 )
 def test_arguments_out_of_range_are_named(settings, message):
