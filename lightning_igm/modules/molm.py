@@ -180,7 +180,7 @@ class MoLM(AdversarialModule):
         return all_sum(total) / all_sum(torch.tensor(count, device=total.device))
 
     def _moments(self, images: Tensor) -> Tensor:
-        return all_mean(mean_moments(self.critic, images, **self._features))
+        return all_mean(mean_moments(self.critic, images, images_only=True, **self._features))
 
     @property
     def num_moments(self) -> int:
@@ -188,7 +188,7 @@ class MoLM(AdversarialModule):
         return sum(parameter.numel() for parameter in self.critic.parameters())
 
     @property
-    def _features(self) -> dict[str, float]:
+    def _features(self) -> dict[str, Any]:
         return {"hidden_weight": self.hidden_weight, "pixel_weight": self.pixel_weight}
 
     @property

@@ -85,6 +85,6 @@ def bare_loop_seconds(folder):
                 for batch in images.split(size):
                     data_moments += mean_moments(critic, batch.float() / 255) * len(batch)
                 data_moments /= len(images)
-        moments = mean_moments(critic, fakes())
+        moments = mean_moments(critic, fakes(), images_only=True)
         update(generator_adam, generator, (moments - data_moments).square().sum() / 2)
     return time.perf_counter() - start

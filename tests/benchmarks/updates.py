@@ -53,7 +53,7 @@ class Updates:
         self._step(self.generator, loss)
 
     def molm_generator(self) -> None:
-        moments = mean_moments(self.critic, self.generator(self.latent))
+        moments = mean_moments(self.critic, self.generator(self.latent), images_only=True)
         self._step(self.generator, (moments - self.data_moments).square().sum() / 2)
 
     @torch.no_grad()
