@@ -130,9 +130,6 @@ class IGMCLI(LightningCLI):
         own: list[Callback] = [
             self._get(self.config_init, key) for key in self._parser(self.subcommand).callback_keys
         ]
-        if self.subcommand == "fit" and config["limit_val_batches"] is None:
-            # Scores are made by ImageMetrics at its own cadence in generator steps.
-            config["limit_val_batches"] = 0
         given = config["callbacks"] or []
         given = list(given) if isinstance(given, list) else [given]
         bars: list[Callback] = []
@@ -217,7 +214,12 @@ def main(args: list[str] | None = None, *, run: bool = True) -> LightningCLI:
             parser_class=_Parser,
             parser_kwargs={"parser_mode": "omegaconf+"},
             seed_everything_default=0,
-            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "num_sanity_val_steps": 0,
+                # Never within fit: ImageMetrics scores at its own cadence, in generator steps.
+                "check_val_every_n_epoch": sys.maxsize,
+            },
             auto_configure_optimizers=False,
             args=args,
             run=run,

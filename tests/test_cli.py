@@ -232,3 +232,12 @@ def test_module_runs_as_igm():
     help_text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for subcommand in ("fit", "validate", "test", "predict"):
         assert subcommand in help_text
+
+
+def test_fit_in_python_makes_no_scores_but_at_its_own_cadence(tmp_path):
+    # More than an epoch of 35 batches: Lightning would validate after it.
+    arguments = [*SMALL, f"--run.dir={tmp_path}", "--trainer.max_steps=30"]
+    cli = main(arguments, run=False)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    assert cli.trainer.current_epoch > 0
+    assert "fid" not in cli.trainer.callback_metrics

@@ -16,12 +16,16 @@ more for the inputs and one more for the weights):
                     7: 29.5 M, 1.0 M     8: 9.4 M, 0.2 M       9: 0.6 M, 0
                     forward 497.1 M, norms 263.1 M: n = 0.53, floor (9 + 1.6) / 6 = 1.8
 
+- The way by vmap(grad) takes 10 (Color MNIST) and 4.4 (CIFAR-10) of a GAN's critic updates (measured
+  on two cores), so that at MoLM's floors it would be 6.2 and 2.4 times as slow as MoLM's; measured
+  are 5.5 and 2.3.
+
 - A GAN's iteration is 8 (the generator's update needs a forward pass and gradients in inputs) and
-  4 passes of the generator. MoLM's generator update is 7 and 3: moments are 3, and differentiating
-  them in the images is 4 (PyTorch adds 1, gradients in weights that nobody asked for). The data
-  pass is 3 N / (2000 B), a critic update a twentieth of the above. With a generator's pass of 0.8
-  (Color MNIST) and 0.14 (CIFAR-10) of the critic's, floors are
-  (7 + 2.5 + 0.5 + 0.5) / (8 + 3.3) = 0.9 and (7 + 0.4 + 0.5 + 2.3) / (8 + 0.6) = 1.2.
+  4 passes of the generator. MoLM's generator update is 5 and 3: moments are 3, and differentiating
+  them in the images is 2, since the deltas of a critic of leaky ReLUs are constants. The data pass
+  is 3 N / (2000 B), a critic update a twentieth of the above. With a generator's pass of 0.8 (Color
+  MNIST) and 0.14 (CIFAR-10) of the critic's, floors are (5 + 2.5 + 0.5 + 0.5) / (8 + 3.3) = 0.8 and
+  (5 + 0.4 + 0.5 + 2.3) / (8 + 0.6) = 1.0.
 """
 
 import sys
@@ -41,7 +45,7 @@ def test_critic_update_costs_a_few_of_a_gans(data, limit, record_property):
     report(record_property, f"{data}: MoLM / GAN critic update", ratio, at_most=limit)
 
 
-@pytest.mark.parametrize(("data", "limit"), [("color_mnist", 8.0), ("cifar10", 2.5)])
+@pytest.mark.parametrize(("data", "limit"), [("color_mnist", 5.0), ("cifar10", 2.0)])
 def test_squared_norms_are_faster_than_every_images_gradient(data, limit, record_property):
     updates = make_updates(data)
     functions = {"vmap": updates.vmap_critic, "molm": updates.molm_critic}

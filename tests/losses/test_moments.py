@@ -329,3 +329,28 @@ def test_images_of_bfloat16_are_taken_at_full_precision(critic):
     expected = *moment_statistics(critic, exact), *logits_and_squared_norms(critic, exact)
     for value, reference in zip(values, expected, strict=True):
         assert torch.equal(value, reference)
+
+
+@pytest.mark.parametrize("activation", [nn.LeakyReLU(0.2), nn.Tanh()])
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_moments_for_images_only_have_the_same_gradient_in_images(activation, weight):
+    torch.manual_seed(0)
+    critic = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, 2, 1), activation, nn.Flatten(), nn.Linear(64, 5), activation),
+        *(nn.Linear(5, 1), nn.Flatten(0)),
+    ).double()
+    images = torch.rand(6, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    weights = {"hidden_weight": weight, "pixel_weight": weight}
+    full = mean_moments(critic, images, **weights)
+    only = mean_moments(critic, images, images_only=True, **weights)
+    direction = torch.randn_like(full)
+    expected, gradient = (torch.autograd.grad(m @ direction, images)[0] for m in (full, only))
+    torch.testing.assert_close(only, full, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_moments_for_images_only_have_no_gradient_in_the_critic():
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 1))
+    moments = mean_moments(critic, torch.rand(2, 12, requires_grad=True), images_only=True)
+    with pytest.raises(RuntimeError, match="not have been used"):
+        torch.autograd.grad(moments.sum(), list(critic.parameters()))
