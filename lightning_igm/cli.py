@@ -197,33 +197,32 @@ def main(args: list[str] | None = None, *, run: bool = True) -> LightningCLI:
     Example:
         >>> cli = main(["--config", "configs/molm/digits.yaml"], run=False)  # doctest: +SKIP
         >>> cli.model.sample(4).shape  # doctest: +SKIP
-        torch.Size([4, 3, 32, 32])
+        torch.Size([4, 3, 16, 16])
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # A console script does not see the user's own modules.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    with warnings.catch_warnings():
-        _quieten()
-        return IGMCLI(
-            modules.ImplicitGenerativeModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=SaveRunConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            parser_class=_Parser,
-            parser_kwargs={"parser_mode": "omegaconf+"},
-            seed_everything_default=0,
-            trainer_defaults={
-                "use_distributed_sampler": False,
-                "num_sanity_val_steps": 0,
-                # Never within fit: ImageMetrics scores at its own cadence, in generator steps.
-                "check_val_every_n_epoch": sys.maxsize,
-            },
-            auto_configure_optimizers=False,
-            args=args,
-            run=run,
-        )
+    _quieten()
+    return IGMCLI(
+        modules.ImplicitGenerativeModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=SaveRunConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        parser_class=_Parser,
+        parser_kwargs={"parser_mode": "omegaconf+"},
+        seed_everything_default=0,
+        trainer_defaults={
+            "use_distributed_sampler": False,
+            "num_sanity_val_steps": 0,
+            # Never within fit: ImageMetrics scores at its own cadence, in generator steps.
+            "check_val_every_n_epoch": sys.maxsize,
+        },
+        auto_configure_optimizers=False,
+        args=args,
+        run=run,
+    )
 
 
 def _quieten() -> None:
