@@ -16,7 +16,7 @@ more for the inputs and one more for the weights):
                     7: 29.5 M, 1.0 M     8: 9.4 M, 0.2 M       9: 0.6 M, 0
                     forward 497.1 M, norms 263.1 M: n = 0.53, floor (9 + 1.6) / 6 = 1.8
 
-- The way by vmap(grad) takes 10 (Color MNIST) and 4.4 (CIFAR-10) of a GAN's critic updates (measured
+- The way by vmap(grad) takes 10 (Color MNIST) and 4.4 (CIFAR-10) GAN critic updates (measured
   on two cores), so that at MoLM's floors it would be 6.2 and 2.4 times as slow as MoLM's; measured
   are 5.5 and 2.3.
 
