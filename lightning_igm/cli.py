@@ -195,8 +195,8 @@ def main(args: list[str] | None = None, *, run: bool = True) -> LightningCLI:
         SystemExit: The arguments cannot be parsed; the reason is on standard error.
 
     Example:
-        >>> cli = main(["--config", "configs/molm/digits.yaml"], run=False)  # doctest: +SKIP
-        >>> cli.model.sample(4).shape  # doctest: +SKIP
+        >>> cli = main(["--config", "configs/molm/digits.yaml"], run=False)
+        >>> cli.model.sample(4).shape
         torch.Size([4, 3, 16, 16])
     """
     if os.getcwd() not in sys.path:
