@@ -47,9 +47,8 @@ def colorize_float(grey: Tensor, generator: torch.Generator, noise: float = 0.2)
 def colorize(grey: Tensor, seed: int, noise: float = 0.2) -> Tensor:
     """Applies `colorize_float` to a whole data set in small chunks, and rounds to uint8.
 
-    Rounding turns what lies below 0.5/255 into zeros and what lies above 254.5/255 into ones, so
-    both are a little more frequent than in the float images: on the background of noise 0.2,
-    Φ(0.0196) = 50.8 % zeros for 50 %. Mean and standard deviation are unaffected.
+    Only exact zeros become 0 and only exact ones 255, so that the images keep the share of clipped
+    values that the recipe gives (50 % zeros on the background): other values round to 1 to 254.
 
     Args:
         grey: ``(N, 1, H, W)``, uint8 or float in [0, 1].
@@ -76,5 +75,7 @@ def colorize(grey: Tensor, seed: int, noise: float = 0.2) -> Tensor:
     images = torch.empty(count, 3, height, width, dtype=torch.uint8)
     for chunk, out in zip(torch.split(grey, CHUNK), torch.split(images, CHUNK), strict=True):
         unit = chunk.float() / 255 if chunk.dtype == torch.uint8 else chunk
-        out.copy_(colorize_float(unit, generator, noise).mul_(255).round_())
+        floats = colorize_float(unit, generator, noise)
+        codes = floats.mul(255).round_()
+        out.copy_(codes.clamp(1, 254).where((floats > 0) & (floats < 1), codes))
     return images

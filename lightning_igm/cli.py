@@ -1,12 +1,15 @@
 """The command line: ``igm fit --config configs/quickstart.yaml``."""
 
+import inspect
 import os
 import re
 import sys
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NoReturn
 
+import torch
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
@@ -29,8 +32,8 @@ from lightning_igm.callbacks import (
 from lightning_igm.run import (
     MetricsCSV,
     SaveRunConfig,
+    check_no_run,
     choose_run_folder,
-    holds_a_run,
     last_checkpoint,
 )
 
@@ -44,11 +47,21 @@ USER_ERRORS = (
     OmegaConfBaseException,
 )
 
+
+def is_method(candidate: type) -> bool:
+    """Whether a class is a method, and not a base class of methods."""
+    bases = modules.ImplicitGenerativeModule
+    return issubclass(candidate, bases) and not inspect.isabstract(candidate)
+
+
+_OPTIMIZERS = [name for name in torch.optim.__all__ if name[0].isupper()]
 _KNOWN_CLASSES = {
-    "model": [name for name in modules.__all__ if name in ("GAN", "MoLM")],
+    "model": [name for name in modules.__all__ if is_method(getattr(modules, name))],
     "data": [name for name in datamodules.__all__ if name.endswith("DataModule")],
     "generator": [name for name in networks.__all__ if name.endswith("Generator")],
     "critic": [name for name in networks.__all__ if name.endswith("Critic")],
+    "generator_optimizer": _OPTIMIZERS,
+    "critic_optimizer": _OPTIMIZERS,
 }
 
 
@@ -106,23 +119,32 @@ class IGMCLI(LightningCLI):
             last = last_checkpoint(Path(config.run.dir))
             if not last.exists() and self.subcommand != "fit":
                 raise FileNotFoundError(f"ckpt_path: 'last' is not there: {last}")
+            if not last.exists():
+                print(f"igm: no checkpoint in {last.parent}; the run starts", file=sys.stderr)
             config.ckpt_path = str(last) if last.exists() else None
         elif wanted is not None and not Path(wanted).is_file():
             raise FileNotFoundError(f"ckpt_path: {wanted!r} is not a file, and not 'last'")
         if config.run.dir is None:
             root = config.trainer.default_root_dir or "runs"
             config.run.dir = str(choose_run_folder(root, self._preset))
-        elif (
-            self.subcommand == "fit"
-            and wanted != "last"
-            and int(os.environ.get("LOCAL_RANK", "0")) == 0
-            and holds_a_run(Path(config.run.dir))
-        ):
-            raise ValueError(
-                f"run.dir: {config.run.dir!r} already holds a run; continue it with "
-                "--ckpt_path last, or choose another folder"
-            )
+        elif self.subcommand == "fit" and wanted != "last" and not os.environ.get("LOCAL_RANK"):
+            check_no_run(Path(config.run.dir))
+        self._continues = wanted == "last"
         config.trainer.default_root_dir = config.run.dir
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; a checkpoint that cannot be read or does not fit gives one line."""
+        path = self.config[subcommand].get("ckpt_path")
+        try:
+            super()._run_subcommand(subcommand)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            if path is None or not re.search(
+                "state_dict|zip archive|unpickl|Weights only", str(error)
+            ):
+                raise
+            raise ValueError(
+                f"ckpt_path: {path!r} cannot be read or does not fit the model: {plain(str(error))}"
+            ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what every run has: metrics.csv, a bar in generator steps, exact resume."""
@@ -137,7 +159,7 @@ class IGMCLI(LightningCLI):
             isinstance(callback, ProgressBar) for callback in given
         ):
             bars = [GeneratorProgressBar()]
-        config["callbacks"] = [ExactResume(), *given, *bars, PredictionWriter()]
+        config["callbacks"] = [ExactResume(self._continues), *given, *bars, PredictionWriter()]
         config["logger"] = self._loggers(config)
         return self._instantiate_trainer(config, own)
 
@@ -156,12 +178,25 @@ class _Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if unknown := re.search(r"Option '(\S+)' is not accepted$", message):
-            names = sorted({str(a.dest) for a in self._actions if "." not in a.dest} - {"help"})
+            names = sorted({str(a.dest) for a in self._actions if "." not in a.dest})
+            names = [name for name in names if name not in ("help", "print_shtab")]
             message = f"{unknown[1]}: unknown key; allowed: {', '.join(names)}"
+        elif unknown := re.search(
+            r"(?:unrecognized arguments: --|does not accept option ')([\w.]+)", message
+        ):
+            message = f"{unknown[1]}: unknown key; allowed: {self._siblings(unknown[1])}"
         if not self.exit_on_error:
             super().error(message, ex)
         print(f"igm: {plain(message)}", file=sys.stderr)
         raise SystemExit(2)
+
+    def _siblings(self, key: str) -> str:
+        """The keys beside one that is unknown, of whatever subcommand."""
+        group = key.rpartition(".")[0]
+        commands = getattr(self._subcommands_action, "_name_parser_map", {}) or {"": self}
+        keys = {str(a.dest) for parser in commands.values() for a in parser._actions}
+        beside = sorted({k for k in keys if k.rpartition(".")[0] == group} - {"help"})
+        return ", ".join(beside or sorted({k.partition(".")[0] for k in keys} - {"help"}))
 
 
 def plain(message: str) -> str:

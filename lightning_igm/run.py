@@ -2,6 +2,7 @@
 
 import csv
 import os
+import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +13,14 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-__all__ = ["MetricsCSV", "SaveRunConfig", "choose_run_folder", "holds_a_run", "last_checkpoint"]
+__all__ = ["MetricsCSV", "SaveRunConfig", "check_no_run", "choose_run_folder", "last_checkpoint"]
 
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.csv", "checkpoints"
 _SHARED = "IGM_RUN_DIR"
 
 
 def choose_run_folder(root: str | Path, config: str | Path | None) -> Path:
-    """Name a fresh folder ``<root>/<preset>-<time>``, the preset by the config's last two names.
+    """Name a fresh folder ``<root>/<preset>-<time>-<random>``, the preset by its last two names.
 
     The processes that a strategy launches take the folder that the first one chose.
     """
@@ -31,18 +32,23 @@ def choose_run_folder(root: str | Path, config: str | Path | None) -> Path:
         return Path(os.environ[_SHARED])
     path = Path(config) if config else Path("run.yaml")
     parent = path.parent.name if path.parent.name not in ("", "configs") else ""
-    stem = Path(root) / "-".join(filter(None, (parent, path.stem, time.strftime("%Y%m%d-%H%M%S"))))
-    folder, number = stem, 1
-    while folder.exists():
-        number += 1
-        folder = stem.with_name(f"{stem.name}-{number}")
+    words = (parent, path.stem, time.strftime("%Y%m%d-%H%M%S"), secrets.token_hex(2))
+    folder = Path(root) / "-".join(filter(None, words))
     os.environ[_SHARED] = str(folder)
     return folder
 
 
-def holds_a_run(folder: Path) -> bool:
-    """Whether a run has written into a folder."""
-    return any((folder / name).exists() for name in (CONFIG, METRICS, f"{CHECKPOINTS}/last.ckpt"))
+def check_no_run(folder: Path) -> None:
+    """Check that no run has written into a folder.
+
+    Raises:
+        ValueError: One has.
+    """
+    if any((folder / name).exists() for name in (CONFIG, METRICS, f"{CHECKPOINTS}/last.ckpt")):
+        raise ValueError(
+            f"run.dir: '{folder}' already holds a run; continue it with --ckpt_path last, or "
+            "choose another folder"
+        )
 
 
 def last_checkpoint(folder: Path) -> Path:
@@ -95,6 +101,8 @@ class MetricsCSV(Logger):
         super().__init__()
         self.path = Path(folder) / METRICS
         self._columns: list[str] = []
+        self.rows = 0
+        """Rows written so far."""
 
     @property
     def name(self) -> str:
@@ -125,16 +133,16 @@ class MetricsCSV(Logger):
             self._write(rows)
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self._columns, restval="").writerow(row)
+        self.rows += 1
 
     @rank_zero_only
-    def go_back_to(self, step: int) -> None:
-        """Drop the rows of steps after ``step``: a continued run makes them anew."""
+    def go_back_to(self, rows: int) -> None:
+        """Drop all rows but the first ``rows``: a continued run makes the others anew."""
         self._columns = []
-        if self.path.exists():
-            rows = [
-                row for row in self._read() if row["step"].isdigit() and int(row["step"]) <= step
-            ]
-            self._write(rows)
+        kept = self._read()[:rows]
+        if self._columns:
+            self._write(kept)
+        self.rows = len(kept)
 
     def _read(self) -> list[dict[str, str]]:
         if not self.path.exists():

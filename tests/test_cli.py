@@ -1,5 +1,7 @@
 """The command line as a user meets it: runs, continued runs, and mistakes."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_igm import MoLM
 from lightning_igm.cli import console, main
 
 ROOT = Path(__file__).parents[1]
@@ -127,7 +130,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(trained, monkeypatc
 
 def test_last_continues_the_run_in_its_folder(tmp_path):
     run = f"--run.dir={tmp_path / 'run'}"
-    main(["fit", *SMALL, run, "--trainer.max_steps=3"])
+    main(["fit", *SMALL, run, "--trainer.max_steps=3", "--model.critic_scheduler.T_max=6"])
     cli = main(["fit", *SMALL, run, "--trainer.max_steps=6", "--ckpt_path=last"])
     assert cli.trainer.global_step == 6
     straight = main(["fit", *SMALL, f"--run.dir={tmp_path / 'other'}", "--trainer.max_steps=6"])
@@ -148,6 +151,16 @@ MISTAKES = {
     "unknown data": (["--data=NoData"], ["data", "'NoData'", "DigitsDataModule"]),
     "unknown network": (["--model.generator=NoNet"], ["generator", "'NoNet'", "DCGANGenerator"]),
     "unknown key": (["--model.no_key=3"], ["no_key", "critic_interval, "]),
+    "unknown key of the trainer": (["--trainer.no_key=3"], ["no_key", "max_steps, "]),
+    "unknown key of all": (["--no_key=3"], ["no_key", "model, "]),
+    "critic of another size": (
+        ["--model.critic.image_size=32"],
+        ["critic", "(2, 3, 16, 16)", "32"],
+    ),
+    "unknown optimizer": (
+        ["--model.generator_optimizer=NoOptimizer"],
+        ["generator_optimizer", "'NoOptimizer'", "AdamW"],
+    ),
     "unknown key of data": (["--data.no_key=3"], ["no_key", "batch_size, "]),
     "wrong type": (["--model.critic_steps=abc"], ["critic_steps", "int", "abc"]),
     "value range": (
@@ -241,3 +254,61 @@ def test_fit_in_python_makes_no_scores_but_at_its_own_cadence(tmp_path):
     cli.trainer.fit(cli.model, cli.datamodule)
     assert cli.trainer.current_epoch > 0
     assert "fid" not in cli.trainer.callback_metrics
+
+
+def test_optimizers_and_schedules_typed_on_resume_win_too(tmp_path):
+    run = f"--run.dir={tmp_path / 'run'}"
+    main(["fit", *SMALL, run, "--trainer.max_steps=3"])
+    changed = ["--model.generator_optimizer.lr=0.5", "--model.critic_optimizer.betas=[0.1,0.2]"]
+    cli = main(["fit", *SMALL, run, "--trainer.max_steps=6", "--ckpt_path=last", *changed])
+    generator, critic = cli.trainer.optimizers
+    assert generator.param_groups[0]["lr"] == pytest.approx(0.5)
+    assert critic.param_groups[0]["betas"] == (0.1, 0.2)
+    (schedule,) = (config.scheduler for config in cli.trainer.lr_scheduler_configs)
+    assert schedule.T_max == 6  # ${trainer.max_steps}
+
+
+def test_fit_in_python_refuses_a_folder_that_holds_a_run(trained):
+    before = {name: (trained / name).read_bytes() for name in files(trained)}
+    cli = main([*SMALL, f"--run.dir={trained}"], run=False)
+    with pytest.raises(ValueError, match="already holds a run"):
+        cli.trainer.fit(cli.model, cli.datamodule)
+    assert {name: (trained / name).read_bytes() for name in files(trained)} == before
+
+
+def test_ctrl_c_stops_between_batches_and_loses_nothing(tmp_path, monkeypatch):
+    arguments = [*SMALL, "--trainer.max_steps=6", "--ema.decay=0.5", "--samples.every_n_steps=3"]
+    straight = main(["fit", *arguments, f"--run.dir={tmp_path / 'straight'}"])
+    step = MoLM.generator_step
+
+    def interrupted(self, real):
+        step(self, real)
+        if self.global_step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run = f"--run.dir={tmp_path / 'run'}"
+    with monkeypatch.context() as patch:
+        patch.setattr(MoLM, "generator_step", interrupted)
+        with pytest.raises(SystemExit):
+            main(["fit", *arguments, run])
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
+    main(["fit", *arguments, run, "--ckpt_path=last"])
+    assert files(tmp_path / "run") == files(tmp_path / "straight")
+    for name in ("metrics.csv", "samples/step_00000003.png", "samples/step_00000006.png"):
+        expected = (tmp_path / "straight" / name).read_bytes()
+        assert (tmp_path / "run" / name).read_bytes() == expected, name
+    assert straight.trainer.global_step == 6
+
+
+@pytest.mark.parametrize("fault", ["truncated", "of another network"])
+def test_checkpoint_that_does_not_serve_gives_one_line(
+    fault, trained, tmp_path, monkeypatch, capsys
+):
+    checkpoint = tmp_path / "copy.ckpt"
+    data = (trained / "checkpoints/last.ckpt").read_bytes()
+    checkpoint.write_bytes(data[: len(data) // 2] if fault == "truncated" else data)
+    arguments = ["validate", *SMALL, f"--ckpt_path={checkpoint}"]
+    if fault != "truncated":
+        arguments.append("--model.generator.init_args.width=8")
+    line = mistake(arguments, monkeypatch, capsys)
+    assert str(checkpoint) in line

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_igm.modules.base import ImplicitGenerativeModule, NonFiniteLossError
 from lightning_igm.modules.checks import positive
-from lightning_igm.run import CHECKPOINTS, MetricsCSV
+from lightning_igm.run import CHECKPOINTS, MetricsCSV, check_no_run
 
 __all__ = ["ExactResume", "GeneratorCheckpoint"]
 
@@ -39,7 +39,7 @@ class GeneratorCheckpoint(ModelCheckpoint):
             dirpath=dirpath,
             save_last=True,
             save_top_k=0,
-            every_n_train_steps=positive("every_n_steps", every_n_steps),
+            every_n_train_steps=positive("GeneratorCheckpoint.every_n_steps", every_n_steps),
             enable_version_counter=False,
         )
         self._started = False
@@ -77,32 +77,57 @@ class GeneratorCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state of the run in the same folder; another run's paths are not ours."""
-        if state_dict["dirpath"] == self.dirpath:
+        if Path(state_dict["dirpath"]).resolve() == Path(self.dirpath or "").resolve():
+            state_dict = {**state_dict, "dirpath": self.dirpath}
             super().load_state_dict(state_dict)
 
 
 class ExactResume(Callback):
     """Make a continued run the same run; it must be the first callback.
 
-    Keeps the random states and the position in the data, and lets Ctrl-C stop the run after the
-    batch in hand, so that nothing is lost (a second Ctrl-C stops at once).
+    Keeps the random states, the position in the data and the length of ``metrics.csv``, and lets
+    Ctrl-C stop the run before the next batch, so that nothing is lost (a second Ctrl-C stops at
+    once). A folder that holds another run is refused.
+
+    Args:
+        continues: Whether the run goes on in a folder that holds a run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, continues: bool = False) -> None:
+        self.continues = continues
         self._random_states: dict[str, Any] | None = None
+        self._rows = 0
         self._interrupted = False
         self._handler: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to write over another run.
+
+        Raises:
+            ValueError: The folder holds a run that this one does not continue.
+        """
+        folder = Path(trainer.default_root_dir)
+        if stage == "fit" and not self.continues and trainer.is_global_zero:
+            check_no_run(folder)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the random states back, and drop logged rows that will be made anew."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
-                logger.go_back_to(trainer.global_step)
+                logger.go_back_to(self._rows)
+        self.continues = True  # The folder is this run's own from now on.
         if self._random_states is not None:
             _set_random_states(self._random_states)
             self._random_states = None
         if threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGINT, self._interrupt)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop here after Ctrl-C: all that belongs to the last batch is done."""
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def on_train_batch_end(
         self,
@@ -117,8 +142,6 @@ class ExactResume(Callback):
         data = getattr(trainer, "datamodule", None)
         if data is not None and hasattr(data, "batches_trained"):
             data.batches_trained += 1
-        if self._interrupted:
-            raise KeyboardInterrupt
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give Ctrl-C back."""
@@ -130,13 +153,20 @@ class ExactResume(Callback):
         self._interrupted = True
         signal.signal(signal.SIGINT, self._handler)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The random states of torch, NumPy and Python."""
-        return _random_states()
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep how many rows ``metrics.csv`` has, and the random states."""
+        rows = [logger.rows for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
+        checkpoint["exact_resume"] = {"rows": max(rows, default=0), "random": _random_states()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Keep them until training starts."""
-        self._random_states = state_dict
+        if "exact_resume" in checkpoint:
+            self._rows = checkpoint["exact_resume"]["rows"]
+            self._random_states = checkpoint["exact_resume"]["random"]
 
 
 def _is_trial(trainer: Trainer) -> bool:

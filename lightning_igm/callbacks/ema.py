@@ -35,9 +35,11 @@ class GeneratorEMA(Callback):
     def __init__(self, decay: float | None = 0.999, start_step: int = 0) -> None:
         super().__init__()
         if decay is not None and not 0.0 <= decay < 1.0:
-            raise ValueError(f"decay must be in [0, 1) or None, got {decay}")
+            raise ValueError(f"{type(self).__name__}: decay must be in [0, 1) or None, got {decay}")
         if start_step < 0:
-            raise ValueError(f"start_step must be at least 0, got {start_step}")
+            raise ValueError(
+                f"{type(self).__name__}: start_step must be at least 0, got {start_step}"
+            )
         self.decay = decay
         self.start_step = start_step
         self._average: dict[str, Tensor] | None = None

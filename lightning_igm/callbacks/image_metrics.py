@@ -70,17 +70,22 @@ class ImageMetrics(Callback):
     ) -> None:
         super().__init__()
         if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1 or None, got {every_n_steps}")
+            raise ValueError(
+                f"{type(self).__name__}: every_n_steps must be at least 1 or None, "
+                f"got {every_n_steps}"
+            )
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise ValueError(
+                f"{type(self).__name__}: batch_size must be at least 1, got {batch_size}"
+            )
         check_kid_subsets(kid_subset_size, kid_subsets)
         known = DigitClassifier if extractor is None else extractor
         num_features = int(getattr(known, "num_features", 1))
         least = max(kid_subset_size, num_features + 1)
         if num_samples < least:
             raise ValueError(
-                f"num_samples must be at least {least} (kid_subset_size, and more than the "
-                f"{num_features} features), got {num_samples}"
+                f"{type(self).__name__}: num_samples must be at least {least} (kid_subset_size, "
+                f"and more than the {num_features} features), got {num_samples}"
             )
         self.every_n_steps = every_n_steps
         self.num_samples = num_samples
@@ -131,7 +136,7 @@ class ImageMetrics(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the checkpoint of an earlier run of the trainer; see whether scores make sense."""
         self._checkpoint_step = None
-        name = getattr(getattr(trainer, "datamodule", None), "name", None) or _DIGITS[0]
+        name = getattr(getattr(trainer, "datamodule", None), "name", None) or "these images"
         self._active = self.extractor is not None or name in _DIGITS
         if not self._active:
             rank_zero_info(

@@ -13,7 +13,8 @@ from torchvision.utils import make_grid
 from lightning_igm.callbacks.ema import evaluation_weights
 from lightning_igm.metrics.images import image_data, save_png, to_uint8, training_images
 from lightning_igm.metrics.rng import isolated_rng
-from lightning_igm.modules.base import ImplicitGenerativeModule, eval_mode
+from lightning_igm.modules.base import ImplicitGenerativeModule
+from lightning_igm.modules.support import eval_mode
 
 # A grid narrower than this is enlarged: images of digits are too small to judge otherwise.
 _COMFORTABLE_WIDTH = 500
@@ -62,7 +63,7 @@ class SampleGrid(Callback):
             ("scale", 1 if scale is None else scale),
         ):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise ValueError(f"{type(self).__name__}: {name} must be at least 1, got {value}")
         self.every_n_steps = every_n_steps
         self.num_samples = num_samples
         self.nrow = nrow

@@ -1,22 +1,27 @@
-"""The two base classes: a generator with a latent distribution, and a generator with a critic."""
+"""The base class of all methods: a generator, a latent distribution, an optimizer."""
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_igm.distributed import mean_gradients, rank, world_size
 from lightning_igm.modules.checks import one_of, positive
+from lightning_igm.modules.settings import apply_changes, settings_of
+from lightning_igm.modules.support import (
+    eval_mode,
+    save_plain_hyperparameters,
+    stated_range,
+)
 
-__all__ = ["AdversarialModule", "ImplicitGenerativeModule", "NonFiniteLossError"]
+__all__ = ["ImplicitGenerativeModule", "NonFiniteLossError"]
 
 Player = Literal["generator", "critic"]
 
@@ -56,7 +61,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         latent_distribution: Literal["normal", "uniform"] = "normal",
     ) -> None:
         super().__init__()
-        _save_plain_hyperparameters(self)
+        save_plain_hyperparameters(self)
         self.automatic_optimization = False
         self.generator = generator
         self.latent_distribution = one_of(
@@ -77,6 +82,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         self._optimizers: dict[Player, tuple[OptimizerCallable, LRSchedulerCallable | None]] = {
             "generator": (generator_optimizer, generator_scheduler)
         }
+        self._settings: list[dict[str, Any]] = []
+        self._settings_before: list[dict[str, Any]] = []
         self._noise: torch.Generator | None = None
         self._noise_state: Tensor | None = None
         self._first_non_finite: dict[Player, Tensor] = {}
@@ -122,7 +129,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         """
         shape = (n, self.latent_dim)
         device = self.device if generator is None else generator.device
-        latent = torch.empty(shape, dtype=self._weights_dtype, device=device)
+        latent = torch.empty(shape, dtype=self.weights_dtype, device=device)
         if self.latent_distribution == "normal":
             latent.normal_(generator=generator)
         else:
@@ -130,7 +137,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         return latent.to(self.device)
 
     @property
-    def _weights_dtype(self) -> torch.dtype:
+    def weights_dtype(self) -> torch.dtype:
+        """Precision of the generator's weights."""
         return next(self.generator.parameters()).dtype
 
     @torch.no_grad()
@@ -151,16 +159,20 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         """Generate ``(n, C, H, W)`` images for training, differentiable in the generator."""
         return self.forward(self.training_latent(n))
 
-    def training_latent(self, n: int) -> Tensor:
+    def training_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw this rank's ``(n, latent_dim)`` latents from the run's own stream of noise.
 
         The noise of the global batch is drawn on every rank and each takes its rows, so that N
         ranks see what one process would see.
+
+        Args:
+            n: Number of latents.
+            generator: Another stream, for what must not move the run's own.
         """
         if self._noise is None:
             self._noise = torch.Generator(self.device).manual_seed(torch.initial_seed())
         rows = slice(rank() * n, (rank() + 1) * n)
-        return self.sample_latent(world_size() * n, self._noise)[rows]
+        return self.sample_latent(world_size() * n, generator or self._noise)[rows]
 
     def training_images(self) -> Iterator[Tensor]:
         """Every training image once, in order and as the data module prepares them, in batches.
@@ -191,7 +203,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         module makes floats of them.
         """
         images: Tensor = batch[0] if isinstance(batch, list | tuple) else batch
-        return images.to(self._weights_dtype)
+        return images.to(self.weights_dtype)
 
     # --- updates ------------------------------------------------------------------------------
 
@@ -203,10 +215,10 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         optimizers.
         """
         network: nn.Module = getattr(self, player)
-        self._watch(player, loss)
         parameters = [p for p in network.parameters() if p.requires_grad]
-        gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        for parameter, gradient in zip(parameters, mean_gradients(gradients), strict=True):
+        gradients = mean_gradients(torch.autograd.grad(loss, parameters, materialize_grads=True))
+        self._watch(player, loss, gradients)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.log_training({f"{player}_loss": loss})
         counted = player == "generator"
@@ -218,14 +230,13 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         if counted:
             for scheduler in self._schedulers():
                 scheduler.step()
-            if self.global_step % self.log_every_n_steps == 0:
+            if self.is_logged_step():
                 self.log_now(self.latest)
 
-    @property
-    def log_every_n_steps(self) -> int:
-        """The trainer's cadence of logging, here in generator steps."""
+    def is_logged_step(self) -> bool:
+        """Whether loggers are due: every ``trainer.log_every_n_steps`` *generator* steps."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return every
+        return every > 0 and self.global_step % every == 0
 
     def log_training(self, values: Mapping[str, Tensor]) -> None:
         """Show values of this update in the progress bar, and keep them for the loggers.
@@ -251,10 +262,15 @@ class ImplicitGenerativeModule(LightningModule, ABC):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         """One optimizer per player, the generator's first, and their schedules."""
         optimizers, schedulers = [], []
-        for player, (make_optimizer, make_scheduler) in self._optimizers.items():
-            optimizers.append(make_optimizer(getattr(self, player).parameters()))
+        for player in self._optimizers:
+            optimizers.append(self._optimizers[player][0](getattr(self, player).parameters()))
+        self._settings = [settings_of(optimizer) for optimizer in optimizers]
+        for (_, make_scheduler), optimizer in zip(
+            self._optimizers.values(), optimizers, strict=True
+        ):
             if make_scheduler is not None:
-                schedulers.append(make_scheduler(optimizers[-1]))
+                schedulers.append(make_scheduler(optimizer))
+        self._settings += [settings_of(scheduler) for scheduler in schedulers]
         return optimizers, schedulers
 
     def _schedulers(self) -> Iterable[Any]:
@@ -285,16 +301,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
     def _check_images(
         self, shape: tuple[int, ...] | None, value_range: tuple[float, float] | None
     ) -> None:
-        try:
-            with torch.no_grad(), eval_mode(self.generator):
-                images = self(
-                    torch.zeros(2, self.latent_dim, device=self.device, dtype=self._weights_dtype)
-                )
-        except RuntimeError as error:
-            raise ValueError(
-                f"generator: {type(self.generator).__name__} does not take latents "
-                f"(2, {self.latent_dim}): {str(error).splitlines()[0]}"
-            ) from error
+        latent = self.sample_latent(16, torch.Generator().manual_seed(0))
+        images = self.try_out("generator", latent, "latents")
         if shape is not None and tuple(images.shape[1:]) != tuple(shape):
             raise ValueError(
                 f"generator: its images are {tuple(images.shape[1:])} (C, H, W) and the data's "
@@ -303,22 +311,41 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         if value_range is None:
             return
         low, high = value_range
-        made = getattr(self.generator, "value_range", None)
-        if made is None:
-            values = (images.min().item(), images.max().item())
-            made = (min(low, values[0]), max(high, values[1]))
+        made = stated_range(self.generator) or (
+            min(low, images.min().item()),
+            max(high, images.max().item()),
+        )
         if tuple(made) != (low, high):
             raise ValueError(
                 f"generator: its values are in {list(made)} and the data's in {[low, high]}; "
                 "change the generator's output (sigmoid: [0, 1], tanh: [-1, 1]) or data.value_range"
             )
 
-    def _watch(self, player: Player, loss: Tensor) -> None:
-        """Remember, without waiting for the device, the first step whose loss is not finite."""
+    @torch.no_grad()
+    def try_out(self, player: Player, inputs: Tensor, what: str) -> Tensor:
+        """Outputs of a network, or one line that says what it does not take."""
+        network: nn.Module = getattr(self, player)
+        try:
+            with eval_mode(network):
+                outputs: Tensor = network(inputs)
+                return outputs
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{player}: {type(network).__name__} does not take {what} {tuple(inputs.shape)}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+
+    def _watch(self, player: Player, loss: Tensor, gradients: list[Tensor]) -> None:
+        """Remember the first step that was not finite, without waiting for the device.
+
+        Gradients are those of the global batch: all ranks see the same.
+        """
         first = self._first_non_finite.get(player)
         if first is None:
             first = torch.full((), _NEVER, device=loss.device)
-        step = torch.where(loss.detach().isfinite(), _NEVER, self.global_step)
+        norms = torch.stack(torch._foreach_norm(gradients)).sum()
+        finite = (loss.detach() + norms).isfinite()
+        step = torch.where(finite, _NEVER, self.global_step)
         self._first_non_finite[player] = torch.minimum(first, step)
 
     def check_finite(self) -> None:
@@ -334,8 +361,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         saved = [getattr(c, "last_model_path", "") for c in self.trainer.checkpoint_callbacks]
         good = next((path for path in saved if Path(path).is_file()), "none was saved")
         raise NonFiniteLossError(
-            f"{player}_loss is not finite at generator step {steps[player]}; the run stops; last "
-            f"good checkpoint: {good}"
+            f"{player}_loss is not finite at generator step {steps[player]}; it or its gradient is "
+            f"NaN or infinite, and the run stops; last good checkpoint: {good}"
         )
 
     # --- evaluation loops and state -------------------------------------------------------------
@@ -363,19 +390,35 @@ class ImplicitGenerativeModule(LightningModule, ABC):
     def training_state(self) -> dict[str, Any]:
         """What a resumed run needs beyond weights and optimizers; plain data and tensors only."""
         noise = self._noise_state if self._noise is None else self._noise.get_state()
-        return {"noise": noise, "latest": self.latest}
+        return {"noise": noise, "latest": self.latest, "settings": self._settings}
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Take up :meth:`training_state`."""
         self._noise_state = state["noise"]
         self.latest = state["latest"]
+        self._settings_before = state["settings"]
 
     def on_fit_start(self) -> None:
         """Start the run's stream of noise, or go on with it."""
         self._noise = torch.Generator(self.device).manual_seed(torch.initial_seed())
         if self._noise_state is not None:
-            self._noise.set_state(self._noise_state)
+            try:
+                self._noise.set_state(self._noise_state)
+            except RuntimeError:
+                rank_zero_warn(
+                    "The checkpoint comes from another kind of device, whose stream of noise "
+                    f"cannot go on on {self.device.type}: the run goes on with fresh noise."
+                )
+                self._noise.manual_seed(torch.initial_seed() + self.global_step)
             self._noise_state = None
+
+    def on_train_start(self) -> None:
+        """Let what is configured now win over what the checkpoint was."""
+        optimizers: Any = self.optimizers(use_pl_optimizer=False)
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        restored = [*optimizers, *self._schedulers()]
+        apply_changes(restored, self._settings_before, self._settings)
+        self._settings_before = []
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Mark the start of the batch's updates; and look for bad losses now and then."""
@@ -386,119 +429,3 @@ class ImplicitGenerativeModule(LightningModule, ABC):
     def on_train_end(self) -> None:
         """Check the losses since the last save."""
         self.check_finite()
-
-
-class AdversarialModule(ImplicitGenerativeModule):
-    """A generator and a critic.
-
-    One batch of data feeds one critic step; when :meth:`critic_steps_due` critic steps are done,
-    the generator steps on the same batch. A method is a subclass with two losses; one with another
-    cadence overrides :meth:`critic_steps_due`; one with another order overrides ``training_step``.
-
-    Args:
-        generator: Maps latents ``(N, latent_dim)`` to images ``(N, C, H, W)``.
-        critic: Maps images ``(N, C, H, W)`` to logits ``(N,)``.
-        critic_optimizer: Makes the critic's optimizer from its parameters.
-        critic_scheduler: Makes its schedule, stepped once per *generator* step as well.
-        critic_steps: Critic steps per generator step.
-        **kwargs: The arguments of :class:`ImplicitGenerativeModule`.
-
-    Raises:
-        ValueError: An argument is out of range, or the generator takes another latent size.
-    """
-
-    def __init__(
-        self,
-        generator: nn.Module,
-        critic: nn.Module,
-        critic_optimizer: OptimizerCallable = torch.optim.Adam,
-        critic_scheduler: LRSchedulerCallable | None = None,
-        critic_steps: int = 1,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(generator, **kwargs)
-        self.critic = critic
-        self._optimizers["critic"] = (critic_optimizer, critic_scheduler)
-        self.critic_steps = positive("critic_steps", critic_steps, zero=True)
-        self.critic_steps_taken = 0
-
-    @abstractmethod
-    def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Loss that the critic minimises.
-
-        Args:
-            real: ``(N, C, H, W)``, a batch of the data.
-            fake: ``(N, C, H, W)``, generated images, without gradient to the generator.
-
-        Returns:
-            ``()``.
-        """
-
-    def critic_steps_due(self) -> int:
-        """Critic steps to take before the next generator step."""
-        return self.critic_steps
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        """A critic step if one is due, then a generator step if no more are."""
-        real = self.images_of(batch)
-        if self.critic_steps_taken < self.critic_steps_due():
-            self.critic_step(real)
-        if self.critic_steps_taken >= self.critic_steps_due():
-            self.generator_step(real)
-
-    def critic_step(self, real: Tensor) -> None:
-        """Update the critic once, on fresh generated images."""
-        with torch.no_grad():
-            fake = self.generate(real.shape[0])
-        self.update("critic", self.critic_loss(real, fake))
-        self.critic_steps_taken += 1
-
-    def generator_step(self, real: Tensor) -> None:
-        """Update the generator once and begin a new round of critic steps."""
-        super().generator_step(real)
-        self.critic_steps_taken = 0
-
-    def training_state(self) -> dict[str, Any]:
-        """The base's state and the position in the round of critic steps."""
-        return super().training_state() | {"critic_steps_taken": self.critic_steps_taken}
-
-    def load_training_state(self, state: dict[str, Any]) -> None:
-        """Take up :meth:`training_state`."""
-        super().load_training_state(state)
-        self.critic_steps_taken = state["critic_steps_taken"]
-
-
-# --- helpers ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network in eval mode, and every part of it back afterwards."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(map(_is_plain, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
-
-
-def _save_plain_hyperparameters(module: LightningModule) -> None:
-    """Keep hyper-parameters in checkpoints, as far as they load without executing code.
-
-    The command line's are plain data, networks and optimizers included (class paths). Networks and
-    optimizers passed as Python objects are left out; ``load_from_checkpoint`` takes them by name.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Attribute '.*' is an instance of `nn.Module`")
-        module.save_hyperparameters(logger=False)
-    for name in [name for name, value in module.hparams.items() if not _is_plain(value)]:
-        del module.hparams[name]

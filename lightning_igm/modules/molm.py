@@ -15,8 +15,9 @@ from lightning_igm.losses.moments import (
     mean_moments,
     moment_statistics,
 )
-from lightning_igm.modules.base import AdversarialModule
+from lightning_igm.modules.adversarial import AdversarialModule
 from lightning_igm.modules.checks import non_negative, one_of, positive
+from lightning_igm.modules.support import kept_buffers
 
 __all__ = ["MoLM"]
 
@@ -39,8 +40,9 @@ class MoLM(AdversarialModule):
         L_G = 1/2 ||mean Phi(g(z)) - m_data||^2                                            (Eq. 1)
         L_D = -log D(x) - log(1 - D(g(z))) + lambda (mean ||Phi(x)||^2 / k - 1)^2          (Eq. 2)
 
-    (Eq. 2 with the signs of a loss to be minimised). ``critic_interval: 1999`` is Algorithm 1 as it
-    is printed, where a critic phase stands in the place of a generator step.
+    (Eq. 2 with the signs of a loss to be minimised). Algorithm 1 as it is printed, where a critic
+    phase stands in the place of a generator step, is ``critic_interval: 1999`` with one generator
+    step less per block, but for its last phase, which nothing uses.
 
     Args:
         generator: Maps latents ``(N, latent_dim)`` to images ``(N, C, H, W)``.
@@ -59,7 +61,7 @@ class MoLM(AdversarialModule):
         hidden_weight: If not 0, the critic's hidden activations, times this weight, are moments too
             (the ICML 2018 version, https://arxiv.org/abs/1806.11006).
         pixel_weight: The same for the pixels.
-        **kwargs: The arguments of :class:`~lightning_igm.modules.base.AdversarialModule`.
+        **kwargs: The arguments of :class:`~lightning_igm.modules.adversarial.AdversarialModule`.
 
     Raises:
         ValueError: An argument is out of range, or a network does not suit the method.
@@ -92,6 +94,8 @@ class MoLM(AdversarialModule):
         self.hidden_weight = non_negative("hidden_weight", hidden_weight)
         self.pixel_weight = non_negative("pixel_weight", pixel_weight)
         check_moment_network(critic)
+        if not learn_moments:  # A schedule of an optimizer that never steps is a mistake to torch.
+            self._optimizers["critic"] = (self._optimizers["critic"][0], None)
         if estimator == "u_statistic":
             for name, module in generator.named_modules():
                 if isinstance(module, _BatchNorm):
@@ -110,6 +114,8 @@ class MoLM(AdversarialModule):
         super().setup(stage)
         if stage == "fit":
             self.ordered_data()
+            # The generator's gradient is a small difference of moments: TF32 has too few digits.
+            torch.backends.cudnn.allow_tf32 = False
 
     # --- Algorithm 1 ----------------------------------------------------------------------------
 
@@ -199,34 +205,41 @@ class MoLM(AdversarialModule):
 
     def _phase_is_logged(self) -> bool:
         """Whether to measure a phase: each, unless they come faster than logs are written."""
-        every = self.log_every_n_steps
-        return self.critic_interval >= every or self.global_step % every == 0
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return self.critic_interval >= every > 0 or self.is_logged_step()
 
     def _begin_critic_phase(self, real: Tensor) -> None:
         self._before_phase = self._critic_accuracy(real, "before")
         if self.data_moments is not None:
-            passes = [self.training_latent(real.shape[0]) for _ in range(self._passes)]
-            latent = torch.stack(passes)
-            self._before_phase |= {"latent": latent, "gradient": self._generator_gradient(latent)}
+            self._before_phase["gradient"] = self._generator_gradient(real)
 
     def _end_critic_phase(self, real: Tensor) -> None:
         before, self._before_phase = self._before_phase, {}
         values = {name: self.latest[name] for name in ("critic_loss", "mean_squared_moment")}
         if "gradient" in before:
-            gradient = self._generator_gradient(before.pop("latent"))
-            cosine = F.cosine_similarity(before.pop("gradient"), gradient, dim=0)
-            values["generator_gradient_cosine"] = cosine
+            gradients = before.pop("gradient"), self._generator_gradient(real)
+            values["generator_gradient_cosine"] = F.cosine_similarity(*gradients, dim=0)
         self.log_now(values | before | self._critic_accuracy(real, "after"))
 
-    def _generator_gradient(self, latent: Tensor) -> Tensor:
-        """Gradient ``(d,)`` of the generator's loss at latents ``(passes, N, latent_dim)``."""
-        loss = self.generator_loss(latent, torch.cat([self(z) for z in latent]))
-        gradients = torch.autograd.grad(loss, list(self.generator.parameters()))
+    def _generator_gradient(self, real: Tensor) -> Tensor:
+        """Gradient ``(d,)`` of the generator's loss, at the same latents before and after."""
+        parameters = [p for p in self.generator.parameters() if p.requires_grad]
+        with kept_buffers(self.generator):
+            fake = torch.cat([self(z) for z in self._own_latents(real, self._passes)])
+            loss = self.generator_loss(real, fake)
+            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
         return torch.cat([gradient.flatten() for gradient in mean_gradients(gradients)])
+
+    def _own_latents(self, real: Tensor, passes: int) -> list[Tensor]:
+        """Latents for measuring; whether a phase is measured must not change the training."""
+        noise = torch.Generator(self.device).manual_seed(self.global_step)
+        return [self.training_latent(real.shape[0], noise) for _ in range(passes)]
 
     @torch.no_grad()
     def _critic_accuracy(self, real: Tensor, when: str) -> dict[str, Tensor]:
-        fake = self.generate(real.shape[0])
+        with kept_buffers(self.generator):
+            (latent,) = self._own_latents(real, 1)
+            fake = self(latent)
         return {
             f"critic_accuracy_real_{when}": all_mean((self.critic(real) > 0).float().mean()),
             f"critic_accuracy_fake_{when}": all_mean((self.critic(fake) <= 0).float().mean()),
@@ -237,12 +250,14 @@ class MoLM(AdversarialModule):
     def training_state(self) -> dict[str, Any]:
         """The base's state, the data's moments, and what a running phase began with."""
         own = {"data_moments": self.data_moments, "before_phase": self._before_phase}
-        return super().training_state() | own
+        return super().training_state() | own | {"features": self._features}
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Take up :meth:`training_state`."""
         super().load_training_state(state)
-        self.data_moments = state["data_moments"]
+        # Of other features they would be other moments; they are made anew then.
+        same = state["features"] == self._features
+        self.data_moments = state["data_moments"] if same else None
         self._before_phase = state["before_phase"]
 
     def on_fit_start(self) -> None:

@@ -75,6 +75,7 @@ class ResumableLoader(DataLoader):
 class TinyImages(LightningDataModule):
     """Uint8 noise images; every rank holds every ``world_size``-th one."""
 
+    name = "digits"
     value_range = (0.0, 1.0)
 
     def __init__(self, num_images=40):

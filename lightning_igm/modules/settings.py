@@ -1,0 +1,57 @@
+"""What a continued run is configured with wins over what its checkpoint was."""
+
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+from torch.optim import Optimizer
+
+from lightning_igm.modules.support import is_plain
+
+__all__ = ["apply_changes", "settings_of"]
+
+# How far an optimizer or schedule is, not how it is configured.
+_PROGRESS = ("params", "initial_lr", "last_epoch", "base_lrs")
+
+
+def settings_of(configured: Any) -> dict[str, Any]:
+    """The plain settings of a fresh optimizer (lr, betas ...) or schedule (T_max, gamma ...)."""
+    is_optimizer = isinstance(configured, Optimizer)
+    values = configured.param_groups[0] if is_optimizer else configured.state_dict()
+    names = [name for name in values if not name.startswith("_") and name not in _PROGRESS]
+    return {name: values[name] for name in names if is_plain(values[name])}
+
+
+def apply_changes(
+    restored: list[Any], then: list[dict[str, Any]], now: list[dict[str, Any]]
+) -> None:
+    """Set on restored optimizers and schedules what is configured otherwise than it was.
+
+    Args:
+        restored: Optimizers and schedules after a checkpoint was loaded into them.
+        then: Their settings when the checkpoint's run began.
+        now: Their settings as configured for this run.
+    """
+    factors: dict[int, float] = {}
+    for target, before, after in zip(restored, then, now, strict=False):
+        for key, value in after.items():
+            if key not in before or before[key] == value:
+                continue
+            rank_zero_info(
+                f"{type(target).__name__}.{key}: {before[key]} in the checkpoint, {value} now"
+            )
+            if not isinstance(target, Optimizer):
+                setattr(target, key, value)
+            elif key == "lr":
+                # A schedule has moved the rate: it moves on from the same share of the new one.
+                factors[id(target)] = value / before[key]
+                for group in target.param_groups:
+                    group["lr"] *= factors[id(target)]
+                    if "initial_lr" in group:
+                        group["initial_lr"] *= factors[id(target)]
+            else:
+                for group in target.param_groups:
+                    group[key] = value
+    for schedule in restored:
+        factor = factors.get(id(getattr(schedule, "optimizer", None)))
+        if factor is not None:
+            schedule.base_lrs = [rate * factor for rate in schedule.base_lrs]

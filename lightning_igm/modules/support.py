@@ -1,0 +1,66 @@
+"""What the base classes need beside PyTorch: modes, buffers, hyper-parameters."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+
+__all__ = ["eval_mode", "is_plain", "kept_buffers", "save_plain_hyperparameters", "stated_range"]
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network in eval mode, and every part of it back afterwards."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def kept_buffers(network: nn.Module) -> Iterator[None]:
+    """Put a network's buffers (running statistics) back afterwards."""
+    kept = [buffer.clone() for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(network.buffers(), kept, strict=True):
+                buffer.copy_(value)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is numbers, words and containers of them."""
+    if isinstance(value, Mapping):
+        return all(map(is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def save_plain_hyperparameters(module: LightningModule) -> None:
+    """Keep hyper-parameters in checkpoints, as far as they load without executing code.
+
+    The command line's are plain data, networks and optimizers included (class paths). Networks and
+    optimizers passed as Python objects are left out; ``load_from_checkpoint`` takes them by name.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Attribute '.*' is an instance of `nn.Module`")
+        module.save_hyperparameters(logger=False)
+    for name in [name for name, value in module.hparams.items() if not is_plain(value)]:
+        del module.hparams[name]
+
+
+def stated_range(generator: nn.Module) -> tuple[float, float] | None:
+    """The range that a generator states, or that its last activation implies."""
+    stated: tuple[float, float] | None = getattr(generator, "value_range", None)
+    implied: dict[type, tuple[float, float]] = {nn.Sigmoid: (0.0, 1.0), nn.Tanh: (-1.0, 1.0)}
+    last = [module for module in generator.modules() if not list(module.children())][-1:]
+    return stated or next((implied.get(type(module)) for module in last), None)
