@@ -12,7 +12,7 @@ from lightning_igm.cli import main
 from lightning_igm.modules import AdversarialModule, ImplicitGenerativeModule
 
 ROOT = Path(__file__).parents[1]
-PRESETS = sorted((ROOT / "configs").glob("*/*.yaml"))
+PRESETS = sorted((ROOT / "configs").glob("**/*.yaml"))
 METHODS = [
     method
     for name in lightning_igm.__all__
