@@ -29,6 +29,7 @@ from lightning_igm.callbacks import (
     PredictionWriter,
     SampleGrid,
 )
+from lightning_igm.modules.checks import supported_precision
 from lightning_igm.run import (
     MetricsCSV,
     SaveRunConfig,
@@ -102,11 +103,8 @@ class IGMCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run's folder and the checkpoint."""
         config = self.config[self.subcommand] if self.subcommand else self.config
-        if str(config.trainer.precision) in ("16", "16-mixed", "16-true"):
-            raise ValueError(
-                f"trainer.precision: {config.trainer.precision!r} is not supported (gradients of "
-                "gradients underflow in float16); use '32-true', 'bf16-mixed' or '64-true'"
-            )
+        # Here as well: on a CPU Lightning would quietly make 16-mixed bf16-mixed.
+        supported_precision(config.trainer.precision)
         self._settle_run_folder(config)
 
     def _settle_run_folder(self, config: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_igm.distributed import mean_gradients, rank, world_size
-from lightning_igm.modules.checks import one_of, positive
+from lightning_igm.modules.checks import one_of, positive, supported_precision
 from lightning_igm.modules.settings import apply_changes, settings_of
 from lightning_igm.modules.support import (
     eval_mode,
@@ -261,15 +261,12 @@ class ImplicitGenerativeModule(LightningModule, ABC):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         """One optimizer per player, the generator's first, and their schedules."""
-        optimizers, schedulers = [], []
-        for player in self._optimizers:
-            optimizers.append(self._optimizers[player][0](getattr(self, player).parameters()))
+        players = self._optimizers.items()
+        optimizers = [make(getattr(self, player).parameters()) for player, (make, _) in players]
+        # Before the schedules: one that warms up changes the rate as it is made.
         self._settings = [settings_of(optimizer) for optimizer in optimizers]
-        for (_, make_scheduler), optimizer in zip(
-            self._optimizers.values(), optimizers, strict=True
-        ):
-            if make_scheduler is not None:
-                schedulers.append(make_scheduler(optimizer))
+        pairs = zip(self._optimizers.values(), optimizers, strict=True)
+        schedulers = [make(optimizer) for (_, make), optimizer in pairs if make is not None]
         self._settings += [settings_of(scheduler) for scheduler in schedulers]
         return optimizers, schedulers
 
@@ -287,11 +284,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         Raises:
             ValueError: They do not fit.
         """
-        if str(self.trainer.precision).startswith("16"):
-            raise ValueError(
-                f"trainer.precision: {self.trainer.precision!r} is not supported (gradients of "
-                "gradients underflow in float16); use '32-true', 'bf16-mixed' or '64-true'"
-            )
+        supported_precision(self.trainer.precision)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             self._check_images(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["non_negative", "one_of", "positive"]
+__all__ = ["non_negative", "one_of", "positive", "supported_precision"]
 
 
 def positive(name: str, value: int, *, zero: bool = False) -> int:
@@ -38,3 +38,16 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> Any:
             f"{name}: {value!r} is not allowed; it must be one of {', '.join(allowed)}"
         )
     return value
+
+
+def supported_precision(value: Any) -> None:
+    """Check that a trainer's precision is not float16, mixed or true.
+
+    Raises:
+        ValueError: It is.
+    """
+    if str(value) in ("16", "16-mixed", "16-true"):
+        raise ValueError(
+            f"trainer.precision: {value!r} is not supported (gradients of gradients underflow in "
+            "float16); use '32-true', 'bf16-mixed' or '64-true'"
+        )
