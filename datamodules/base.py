@@ -1,9 +1,8 @@
-"""Base class of the image data modules."""
+"""Base class of the data modules: examples in one tensor, batched by indexing."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,26 +12,30 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.sampler import OrderedShare, ShuffledBatches
 
-VALUE_RANGES = ((0.0, 1.0), (-1.0, 1.0))
+Index = int | Tensor | tuple[Tensor, Tensor]
+Batch = Tensor | tuple[Tensor, Tensor]
 
 
-class _Images(Dataset[Tensor]):
-    """Makes a batch by one tensor indexing, instead of one image at a time."""
+class _Examples(Dataset[Batch]):
+    """Makes a batch by one tensor indexing, instead of one example at a time."""
 
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
+    def __init__(self, examples: Tensor) -> None:
+        self.examples = examples
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.examples)
 
-    def __getitem__(self, index: int | Tensor) -> Tensor:
-        return self.images[index]
+    def __getitem__(self, index: Index) -> Batch:
+        if isinstance(index, tuple):
+            rows, numbers = index
+            return self.examples[rows], numbers
+        return self.examples[index]
 
     def __getitems__(self, indices: list[int]) -> Tensor:
-        return self.images[indices]
+        return self.examples[indices]
 
 
-class _ResumableLoader(DataLoader[Tensor]):
+class _ResumableLoader(DataLoader[Batch]):
     """Tells Lightning, which looks for these two methods, that a resume in mid-epoch is exact.
 
     There is nothing to save here: the position is the data module's.
@@ -54,55 +57,42 @@ def _loader_options() -> dict[str, Any]:
     return {"generator": torch.Generator(), "pin_memory": torch.cuda.is_available()}
 
 
-class ImageDataModule(LightningDataModule):
-    """Images held in memory as uint8, batched by one tensor indexing, converted on the device.
+class InMemoryDataModule(LightningDataModule):
+    """Examples held in one tensor, in memory or mapped from a file, batched by one indexing.
 
-    Batches leave the loaders as uint8 ``(B, C, H, W)``; `on_after_batch_transfer` makes them
-    float32 in ``value_range``. The training order is a pure function of seed and epoch, and the
-    position in it (``epoch``, ``batches_trained``) is part of the checkpoint: whoever trains adds
-    one to ``batches_trained`` after each batch, and a resumed run sees the very next batch.
+    The training order is a pure function of seed and epoch, and the position in it (``epoch``,
+    ``batches_trained``) is part of the checkpoint: whoever trains adds one to ``batches_trained``
+    after each batch, and a resumed run sees the very next batch. There are no worker processes: one
+    indexing a batch is cheaper than handing a batch from one process to another.
 
-    A subclass implements `load_images`, and may override `prepare_data` for downloads.
+    A subclass implements `load`, and may override `prepare_data` for downloads.
 
     Args:
-        batch_size: Images per batch **and process**; W processes together see W times as many.
-        seed: Seed of the training order, and of whatever random draw makes the images.
-        value_range: Range of the float images: (0, 1), or (-1, 1).
+        batch_size: Examples per batch **and process**; W processes together see W times as many.
+        seed: Seed of the training order, and of whatever random draw makes the examples.
 
     Attributes:
         name: Short name of the data set, as used in file names.
         num_classes: Number of labels, or None for data without.
-        image_shape: ``(C, H, W)`` of one image; known after `setup` at the latest.
+        image_shape: Shape of one example, ``(C, H, W)`` of images; known after `setup` at the
+            latest.
+        value_range: Lowest and highest value of an example, or None where there is no such range.
+        random_numbers: Uniform random numbers that come with each training example, for
+            augmentation; see `ImageDataModule.transform`.
         epoch: Passes over the training set completed.
         batches_trained: Batches of the current epoch already trained on.
 
     Raises:
         ValueError: If an argument is out of range.
-
-    Example:
-        >>> import torch
-        >>> class Noise(ImageDataModule):
-        ...     name = "noise"
-        ...
-        ...     def load_images(self):
-        ...         images = torch.randint(256, (10, 3, 8, 8), dtype=torch.uint8)
-        ...         return images, images
-        >>> noise = Noise(batch_size=4)
-        >>> noise.setup()
-        >>> [tuple(batch.shape) for batch in noise.train_dataloader()]
-        [(4, 3, 8, 8), (4, 3, 8, 8)]
     """
 
-    name: str = "images"
+    name: str = "data"
     num_classes: int | None = None
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
+    value_range: tuple[float, float] | None = None
+    random_numbers: int = 0
 
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int = 0,
-        value_range: tuple[float, float] = (0.0, 1.0),
-    ) -> None:
+    def __init__(self, batch_size: int, seed: int = 0) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
@@ -110,25 +100,28 @@ class ImageDataModule(LightningDataModule):
             raise ValueError(f"seed={seed} must not be negative")
         self.batch_size = batch_size
         self.seed = seed
-        self.value_range = _checked_range(value_range)
         self.epoch = 0
         self.batches_trained = 0
-        self._images: tuple[Tensor, Tensor] | None = None
+        self._data: tuple[Tensor, Tensor] | None = None
 
     @abstractmethod
-    def load_images(self) -> tuple[Tensor, Tensor]:
-        """Returns the training and the test images, each uint8 ``(N, C, H, W)``."""
+    def load(self) -> tuple[Tensor, Tensor]:
+        """Returns the training and the test examples, each ``(N, ...)``."""
+
+    def shape_of_example(self, examples: Tensor) -> tuple[int, ...]:
+        """Returns the shape of one example as the networks see it."""
+        return tuple(examples.shape[1:])
 
     def setup(self, stage: str | None = None) -> None:
-        """Loads the images into memory, once for all stages.
+        """Loads the examples, once for all stages.
 
         Raises:
-            ValueError: If the training images do not fill one batch, or the test images have
+            ValueError: If the training examples do not fill one batch, or the test examples have
                 another shape.
         """
-        if self._images is not None:
+        if self._data is not None:
             return
-        train, test = self.load_images()
+        train, test = self.load()
         if train.shape[1:] != test.shape[1:]:
             raise ValueError(
                 f"test images have shape {tuple(test.shape[1:])},"
@@ -139,72 +132,61 @@ class ImageDataModule(LightningDataModule):
                 f"batch_size={self.batch_size} must be at most {len(train)},"
                 " the number of training images"
             )
-        channels, height, width = train.shape[1:]
-        self.image_shape = (channels, height, width)
-        self._images = (train, test)
+        self.image_shape = self.shape_of_example(train)
+        self._data = (train, test)
 
     @property
-    def train_images(self) -> Tensor:
-        """The training images, uint8 ``(N, C, H, W)``."""
+    def train_data(self) -> Tensor:
+        """The training examples as they are stored, ``(N, ...)``."""
         return self._loaded()[0]
 
     @property
-    def test_images(self) -> Tensor:
-        """The test images, uint8 ``(N, C, H, W)``."""
+    def test_data(self) -> Tensor:
+        """The test examples as they are stored, ``(N, ...)``."""
         return self._loaded()[1]
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """Returns shuffled full batches; this process' rows of them if there are several.
 
         Raises:
             ValueError: If the batch of all processes together exceeds the training images, or under
                 ``Trainer(overfit_batches=...)``, which would replace the order.
         """
-        images = _Images(self.train_images)
+        examples = _Examples(self.train_data)
         rank, world_size = self._rank_and_world_size()
-        if self.batch_size * world_size > len(images):
+        if self.batch_size * world_size > len(examples):
             raise ValueError(
                 f"batch_size={self.batch_size} on {world_size} processes must be at most"
-                f" {len(images)} together, the number of training images"
+                f" {len(examples)} together, the number of training images"
             )
         if overfit_batches := getattr(self.trainer, "overfit_batches", 0):
             raise ValueError(
                 f"overfit_batches={overfit_batches} is not supported; use limit_train_batches"
             )
-        sampler = ShuffledBatches(images, self.batch_size, self.seed, self, rank, world_size)
-        return _ResumableLoader(images, sampler=sampler, batch_size=None, **_loader_options())
+        sampler = ShuffledBatches(
+            examples, self.batch_size, self.seed, self, rank, world_size, self.random_numbers
+        )
+        return _ResumableLoader(examples, sampler=sampler, batch_size=None, **_loader_options())
 
-    def ordered_train_dataloader(self) -> DataLoader[Tensor]:
-        """Returns every training image exactly once, in order, nothing dropped or repeated.
+    def ordered_train_dataloader(self) -> DataLoader[Batch]:
+        """Returns every training example exactly once, in order, nothing dropped or repeated.
 
         The last batch may be short. Each of several processes gets a disjoint share; the shares
-        differ by at most one image, so weight what is averaged over them by the image counts.
+        differ by at most one, so weight what is averaged over them by the counts.
         """
-        return self._ordered(self.train_images)
+        return self._ordered(self.train_data)
 
-    def val_dataloader(self) -> DataLoader[Tensor]:
-        """Returns the test images in order; each of several processes gets a disjoint share."""
-        return self._ordered(self.test_images)
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Returns the test examples in order; each of several processes gets a disjoint share."""
+        return self._ordered(self.test_data)
 
-    def test_dataloader(self) -> DataLoader[Tensor]:
-        """Returns the test images in order."""
-        return self._ordered(self.test_images)
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Returns the test examples in order."""
+        return self._ordered(self.test_data)
 
-    def predict_dataloader(self) -> DataLoader[Tensor]:
-        """Returns the test images in order."""
-        return self._ordered(self.test_images)
-
-    def to_float(self, images: Tensor) -> Tensor:
-        """Returns uint8 images as float32 in ``value_range``; any other tensor unchanged."""
-        if images.dtype != torch.uint8:
-            return images
-        if self.value_range == (0.0, 1.0):
-            return images.to(torch.float32).div_(255)
-        return images.to(torch.float32).div_(127.5).sub_(1)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Converts a batch of uint8 images on the device; see `to_float`."""
-        return self.to_float(batch) if isinstance(batch, Tensor) else batch
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Returns the test examples in order."""
+        return self._ordered(self.test_data)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position in the training data."""
@@ -215,8 +197,8 @@ class ImageDataModule(LightningDataModule):
         self.epoch = state_dict["epoch"]
         self.batches_trained = state_dict["batches_trained"]
 
-    def _ordered(self, images: Tensor) -> DataLoader[Tensor]:
-        data = _Images(images)
+    def _ordered(self, tensor: Tensor) -> DataLoader[Batch]:
+        data = _Examples(tensor)
         return DataLoader(
             data,
             sampler=OrderedShare(data, *self._rank_and_world_size()),
@@ -231,13 +213,6 @@ class ImageDataModule(LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
     def _loaded(self) -> tuple[Tensor, Tensor]:
-        if self._images is None:
-            raise RuntimeError(f"call {type(self).__name__}.setup() before reading its images")
-        return self._images
-
-
-def _checked_range(value_range: Sequence[float]) -> tuple[float, float]:
-    for allowed in VALUE_RANGES:
-        if tuple(value_range) == allowed:
-            return allowed
-    raise ValueError(f"value_range={value_range} must be (0, 1) or (-1, 1)")
+        if self._data is None:
+            raise RuntimeError(f"call {type(self).__name__}.setup() before reading its data")
+        return self._data

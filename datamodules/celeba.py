@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.base import ImageDataModule
+from datamodules.images import ImageDataModule
 
 _SIZE = 64
 _ORIGINAL = (178, 218)  # width, height

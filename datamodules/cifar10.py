@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datamodules.base import ImageDataModule
+from datamodules.images import ImageDataModule
 
 
 class CIFAR10DataModule(ImageDataModule):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.base import ImageDataModule
 from datamodules.color import check_noise, colorize
+from datamodules.images import ImageDataModule
 from datamodules.sampler import stream_seed
 
 # Shapes of the four idx files; an idx file is a header of 4 + 4 * ndim bytes, then the values.

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.base import ImageDataModule
 from datamodules.color import check_noise, colorize
+from datamodules.images import ImageDataModule
 from datamodules.sampler import stream_seed
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from datamodules.base import ImageDataModule
+from datamodules.images import ImageDataModule
 
 
 class ImageArrayDataModule(ImageDataModule):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sized
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -18,16 +18,17 @@ class Position(Protocol):
     batches_trained: int
 
 
-def stream_seed(seed: int, stream: int) -> int:
+def stream_seed(seed: int, *stream: int) -> int:
     """Returns the seed of one of many independent random streams that a single seed stands for.
 
-    Unlike ``seed + stream``, two neighbouring seeds never share a stream.
+    Unlike ``seed + stream``, two neighbouring seeds never share a stream. Zeros at the end of
+    ``stream`` do not count.
 
     Example:
         >>> stream_seed(0, 1) == stream_seed(1, 0)
         False
     """
-    return int(np.random.SeedSequence((seed, stream)).generate_state(1, np.uint64)[0])
+    return int(np.random.SeedSequence((seed, *stream)).generate_state(1, np.uint64)[0])
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
@@ -41,7 +42,10 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-class ShuffledBatches(DistributedSampler[Tensor]):
+Rows = Tensor | tuple[Tensor, Tensor]
+
+
+class ShuffledBatches(DistributedSampler[Rows]):
     """Index batches ``(batch_size,)`` of one epoch, in an order of seed and epoch alone.
 
     Batch ``b`` of ``world_size`` ranks is, all ranks together, the batch ``b`` of one process with
@@ -59,27 +63,31 @@ class ShuffledBatches(DistributedSampler[Tensor]):
         position: Read when an iterator starts; moved to the next epoch when one ends.
         rank: Index of this process.
         world_size: Number of processes.
+        random_numbers: If not 0, each batch of indices comes with so many uniform random numbers
+            per index, ``(batch_size, random_numbers)``: those of one process's batch, too.
     """
 
     def __init__(
         self,
-        images: Dataset[Tensor],
+        images: Dataset[Any],
         batch_size: int,
         seed: int,
         position: Position,
         rank: int = 0,
         world_size: int = 1,
+        random_numbers: int = 0,
     ) -> None:
         super().__init__(images, num_replicas=world_size, rank=rank, seed=seed, drop_last=True)
         self.count = len(cast(Sized, images))
         self.batch_size = batch_size
         self.position = position
+        self.random_numbers = random_numbers
         self._gave_last = False
 
     def __len__(self) -> int:
         return self.count // (self.batch_size * self.num_replicas)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Rows]:
         # Lightning stops after len(self) batches without asking for one more, so an epoch's end is
         # often seen only here, at the start of the next iterator.
         if self._gave_last or self.position.batches_trained >= len(self):
@@ -88,8 +96,15 @@ class ShuffledBatches(DistributedSampler[Tensor]):
         for batch in range(self.position.batches_trained, len(self)):
             self._gave_last = batch + 1 == len(self)
             start = (batch * self.num_replicas + self.rank) * self.batch_size
-            yield order[start : start + self.batch_size]
+            rows = order[start : start + self.batch_size]
+            yield (rows, self._numbers(batch)) if self.random_numbers else rows
         self._next_epoch()
+
+    def _numbers(self, batch: int) -> Tensor:
+        seed = stream_seed(self.seed, self.position.epoch, 1 + batch)
+        generator = torch.Generator().manual_seed(seed)
+        shape = (self.num_replicas, self.batch_size, self.random_numbers)
+        return torch.rand(shape, generator=generator)[self.rank]
 
     def _next_epoch(self) -> None:
         self.position.epoch += 1
@@ -109,7 +124,7 @@ class OrderedShare(DistributedSampler[int]):
         world_size: Number of processes.
     """
 
-    def __init__(self, images: Dataset[Tensor], rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, images: Dataset[Any], rank: int = 0, world_size: int = 1) -> None:
         super().__init__(images, num_replicas=world_size, rank=rank, shuffle=False)
         count = len(cast(Sized, images))
         self.share = range(count * rank // world_size, count * (rank + 1) // world_size)
