@@ -22,10 +22,15 @@ class AdversarialModule(ImplicitGenerativeModule):
 
     Args:
         generator: Maps latents ``(N, latent_dim)`` to images ``(N, C, H, W)``.
-        critic: Maps images ``(N, C, H, W)`` to logits ``(N,)``.
+        critic: Maps images ``(N, C, H, W)`` to logits ``(N,)``, or to features ``(N, D)`` where a
+            method allows them.
         critic_optimizer: Makes the critic's optimizer from its parameters.
         critic_scheduler: Makes its schedule, stepped once per *generator* step as well.
         critic_steps: Critic steps per generator step.
+        critic_burst_steps: Critic steps instead, as long as fewer than ``critic_burst_start``
+            generator steps are done, and before every ``critic_burst_interval``-th; None for never.
+        critic_burst_start: See there.
+        critic_burst_interval: See there.
         **kwargs: The arguments of :class:`ImplicitGenerativeModule`.
 
     Raises:
@@ -39,12 +44,20 @@ class AdversarialModule(ImplicitGenerativeModule):
         critic_optimizer: OptimizerCallable = torch.optim.Adam,
         critic_scheduler: LRSchedulerCallable | None = None,
         critic_steps: int = 1,
+        critic_burst_steps: int | None = None,
+        critic_burst_start: int = 20,
+        critic_burst_interval: int = 500,
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, **kwargs)
         self.critic = critic
         self._optimizers["critic"] = (critic_optimizer, critic_scheduler)
         self.critic_steps = positive("critic_steps", critic_steps, zero=True)
+        self.critic_burst_steps = critic_burst_steps
+        if critic_burst_steps is not None:
+            positive("critic_burst_steps", critic_burst_steps)
+        self.critic_burst_start = positive("critic_burst_start", critic_burst_start, zero=True)
+        self.critic_burst_interval = positive("critic_burst_interval", critic_burst_interval)
         self.critic_steps_taken = 0
 
     def setup(self, stage: str) -> None:
@@ -69,6 +82,10 @@ class AdversarialModule(ImplicitGenerativeModule):
 
     def critic_steps_due(self) -> int:
         """Critic steps to take before the next generator step."""
+        step = self.global_step
+        burst = step < self.critic_burst_start or step % self.critic_burst_interval == 0
+        if burst and self.critic_burst_steps is not None:
+            return self.critic_burst_steps
         return self.critic_steps
 
     def training_step(self, batch: Any, batch_idx: int) -> None:

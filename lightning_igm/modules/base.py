@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_igm.distributed import mean_gradients, rank, world_size
-from lightning_igm.modules.checks import one_of, positive, supported_precision
+from lightning_igm.modules.checks import above_zero, one_of, positive, supported_precision
 from lightning_igm.modules.settings import apply_changes, settings_of
 from lightning_igm.modules.support import (
     eval_mode,
@@ -47,6 +47,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         generator_scheduler: Makes a learning-rate schedule, stepped once per generator step.
         latent_dim: Size of a latent; that of the generator by default.
         latent_distribution: ``normal`` for N(0, I), ``uniform`` for U[-1, 1].
+        gradient_clip: Largest norm of each parameter tensor's gradient, of either player; one that
+            exceeds it is scaled to it. None for no limit.
 
     Raises:
         ValueError: An argument is out of range, or the generator takes another latent size.
@@ -59,6 +61,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         generator_scheduler: LRSchedulerCallable | None = None,
         latent_dim: int | None = None,
         latent_distribution: Literal["normal", "uniform"] = "normal",
+        gradient_clip: float | None = None,
     ) -> None:
         super().__init__()
         save_plain_hyperparameters(self)
@@ -79,6 +82,9 @@ class ImplicitGenerativeModule(LightningModule, ABC):
                 "attribute latent_dim; give the size of its latents"
             )
         self.latent_dim = positive("latent_dim", expected)
+        self.gradient_clip = (
+            gradient_clip if gradient_clip is None else above_zero("gradient_clip", gradient_clip)
+        )
         self._optimizers: dict[Player, tuple[OptimizerCallable, LRSchedulerCallable | None]] = {
             "generator": (generator_optimizer, generator_scheduler)
         }
@@ -169,10 +175,15 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             n: Number of latents.
             generator: Another stream, for what must not move the run's own.
         """
+        rows = slice(rank() * n, (rank() + 1) * n)
+        return self.sample_latent(world_size() * n, generator or self.noise)[rows]
+
+    @property
+    def noise(self) -> torch.Generator:
+        """The run's own stream of noise, on the module's device and the same on every rank."""
         if self._noise is None:
             self._noise = torch.Generator(self.device).manual_seed(torch.initial_seed())
-        rows = slice(rank() * n, (rank() + 1) * n)
-        return self.sample_latent(world_size() * n, generator or self._noise)[rows]
+        return self._noise
 
     def training_images(self) -> Iterator[Tensor]:
         """Every training image once, in order and as the data module prepares them, in batches.
@@ -218,6 +229,10 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         parameters = [p for p in network.parameters() if p.requires_grad]
         gradients = mean_gradients(torch.autograd.grad(loss, parameters, materialize_grads=True))
         self._watch(player, loss, gradients)
+        if self.gradient_clip is not None:
+            norms = torch.stack(torch._foreach_norm(gradients))
+            factors = (self.gradient_clip / norms).clamp(max=1).nan_to_num(1.0)
+            gradients = list(torch._foreach_mul(gradients, list(factors.unbind())))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.log_training({f"{player}_loss": loss})

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["non_negative", "one_of", "positive", "supported_precision"]
+__all__ = ["above_zero", "non_negative", "one_of", "positive", "supported_precision"]
 
 
 def positive(name: str, value: int, *, zero: bool = False) -> int:
@@ -13,6 +13,17 @@ def positive(name: str, value: int, *, zero: bool = False) -> int:
     """
     if value < (0 if zero else 1):
         raise ValueError(f"{name}: {value} is not allowed; it must be {0 if zero else 1} or more")
+    return value
+
+
+def above_zero(name: str, value: float) -> float:
+    """Check that a number is more than 0 and finite.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name}: {value} is not allowed; it must be more than 0, and finite")
     return value
 
 

@@ -89,6 +89,11 @@ class MoLM(AdversarialModule):
         super().__init__(generator, critic, critic_steps=critic_steps, **kwargs)
         self.critic_interval = positive("critic_interval", critic_interval)
         self.penalty_weight = non_negative("penalty_weight", penalty_weight)
+        if self.critic_burst_steps is not None:
+            raise ValueError(
+                f"critic_burst_steps: {self.critic_burst_steps} is not allowed; MoLM's critic "
+                "steps come in phases, of critic_steps every critic_interval generator steps"
+            )
         self.learn_moments = learn_moments
         self.estimator = one_of("estimator", estimator, ("one_batch", "two_batch", "u_statistic"))
         self.hidden_weight = non_negative("hidden_weight", hidden_weight)
