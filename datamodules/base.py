@@ -28,11 +28,15 @@ class _Examples(Dataset[Batch]):
     def __getitem__(self, index: Index) -> Batch:
         if isinstance(index, tuple):
             rows, numbers = index
-            return self.examples[rows], numbers
-        return self.examples[index]
+            return self._take(rows), numbers
+        return self.examples[index] if isinstance(index, int) else self._take(index)
 
     def __getitems__(self, indices: list[int]) -> Tensor:
-        return self.examples[indices]
+        return self._take(torch.tensor(indices))
+
+    def _take(self, rows: Tensor) -> Tensor:
+        # Contiguous even where the examples are not, and several times as fast as brackets.
+        return self.examples.index_select(0, rows)
 
 
 class _ResumableLoader(DataLoader[Batch]):

@@ -7,9 +7,10 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from filelock import FileLock, Timeout
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from tqdm import tqdm
 
@@ -46,29 +47,58 @@ def cache_path(folder: Path, name: str, preparation: Mapping[str, Any]) -> Path:
 def prepare(
     path: Path,
     items: Sequence[Item],
-    decode: Callable[[Item], Image | None],
+    decode: Callable[[Item], Image],
     shape: tuple[int, int, int],
     argument: str,
     about: Mapping[str, Any] | None = None,
+    skip: bool = False,
 ) -> None:
     """Writes the decoded items to one uint8 array ``(N, *shape)``, unless that is done.
 
-    Items are decoded in parallel threads and written in order. The array gets its name only when it
-    is complete, so that nothing ever reads half of one; a second process waits for the first. A
-    ``.json`` beside it says what it holds.
+    Items are decoded in parallel threads and written in order by `write_array`.
 
     Args:
         path: The ``.npy`` file.
         items: What to decode.
-        decode: Returns one image ``shape``, or None to leave the item out.
+        decode: Returns one image ``shape``.
         shape: ``(C, H, W)``.
         argument: Which argument sets the folder, for messages; e.g. ``cache_dir='data'``.
         about: Further content of the ``.json``; beside ``skipped``, the positions of the items that
-            were left out.
+            were left out, and ``reasons``, what was wrong with each.
+        skip: Whether an item that `decode` raises a ValueError for is left out.
 
     Raises:
         OSError: If the folder cannot be written to, or the disk is full.
         ValueError: If no item is left.
+    """
+    content: dict[str, Any] = {**(about or {}), "skipped": [], "reasons": []}
+    with closing(_decoded(path.stem, items, decode, skip, content)) as images:
+        write_array(path, images, len(items), shape, argument, content)
+
+
+def write_array(
+    path: Path,
+    images: Iterable[Image],
+    count: int,
+    shape: tuple[int, int, int],
+    argument: str,
+    about: Mapping[str, Any],
+) -> None:
+    """Writes images to one uint8 array ``(N, *shape)``, unless that is done.
+
+    The array gets its name only when it is complete, so that nothing ever reads half of one; a
+    second process waits for the first. A ``.json`` beside it says what it holds.
+
+    Args:
+        path: The ``.npy`` file.
+        images: Each ``shape``, or several at once ``(n, *shape)``; untouched if the array exists.
+        count: About how many they are; as much space must be free.
+        shape: ``(C, H, W)``.
+        argument: Which argument sets the folder, for messages; e.g. ``cache_dir='data'``.
+        about: Further content of the ``.json``, read when the images have come to their end.
+
+    Raises:
+        OSError: If the folder cannot be written to, or the disk is full.
     """
     if path.is_file():
         return
@@ -76,7 +106,7 @@ def prepare(
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
             if not path.is_file():
-                _write(path, items, decode, shape, argument, dict(about or {}))
+                _write(path, images, count, shape, about)
 
 
 def load_array(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
@@ -92,12 +122,14 @@ def load_array(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
         ValueError: If the file holds something else, or is damaged.
         FileNotFoundError: If there is no such file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; call prepare_data() to make it")
+    _check_there(path)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it") from error
+        array = np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # NumPy raises whatever it runs into in a damaged header.
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged ({reason}); delete it") from error
     if array.dtype != np.uint8 or (shape is not None and array.shape != shape):
         wanted = "uint8" if shape is None else f"uint8 {shape}"
         raise ValueError(f"{path} holds {array.dtype} {array.shape}, expected {wanted}; delete it")
@@ -111,50 +143,72 @@ def load_about(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: If it is missing or damaged.
+        FileNotFoundError: If there is no such array.
     """
+    _check_there(path)
     about = path.with_suffix(".json")
     try:
-        content = json.loads(about.read_text())
-    except (OSError, ValueError) as error:
+        return dict(json.loads(about.read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{about} is missing or damaged ({error}); delete {path}") from error
-    return dict(content)
+
+
+def load_skipped(path: Path, allowed: bool) -> list[int]:
+    """Returns the positions of the items that `prepare` left out of an array, and warns of them.
+
+    Raises:
+        ValueError: If there are such items and that is not allowed.
+    """
+    about = load_about(path)
+    skipped: list[int] = about["skipped"]
+    if skipped:
+        some = "; ".join(about["reasons"][:3])
+        text = f"{len(skipped)} of {about['count'] + len(skipped)} images cannot be used: {some}"
+        if not allowed:
+            raise ValueError(f"{text}; on_error='skip' leaves them out")
+        more = "; ..." if len(skipped) > 3 else ""
+        rank_zero_warn(f"{text}{more}; left out, {path.with_suffix('.json')} lists them")
+    return skipped
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; call prepare_data() to make it")
 
 
 def _write(
     path: Path,
-    items: Sequence[Item],
-    decode: Callable[[Item], Image | None],
+    images: Iterable[Image],
+    count: int,
     shape: tuple[int, int, int],
-    argument: str,
-    about: dict[str, Any],
+    about: Mapping[str, Any],
 ) -> None:
-    size, free = len(items) * int(np.prod(shape)), shutil.disk_usage(path.parent).free
+    size, free = count * prod(shape), shutil.disk_usage(path.parent).free
     if size > free:
         raise OSError(f"needs {_gigabytes(size)} and the disk has {_gigabytes(free)} free")
-    partial, skipped = path.with_suffix(".partial"), []
+    partial, description = path.with_suffix(".partial"), path.with_suffix(".json.partial")
     try:
         with partial.open("wb") as file:
-            start = _header(file, len(items), shape)
-            for position, image in enumerate(_decoded(items, decode, path.stem)):
-                if image is None:
-                    skipped.append(position)
-                else:
-                    file.write(_checked(image, shape).tobytes())
-            if len(skipped) == len(items):
-                raise ValueError(f"{argument}: none of the {len(items)} images can be used")
+            start, written = _header(file, count, shape), 0
+            for image in images:
+                file.write(np.ascontiguousarray(_checked(image, shape)).data)
+                written += image.size // prod(shape)
+                del image  # Or it would stay in memory while the next one is made.
             file.seek(0)
-            if _header(file, len(items) - len(skipped), shape) != start:
+            if _header(file, written, shape) != start:
                 raise RuntimeError("NumPy wrote headers of two lengths")
             file.flush()
             os.fsync(file.fileno())
-        about = {"count": len(items) - len(skipped), **about, "skipped": skipped}
-        description = path.with_suffix(".json.partial")
-        description.write_text(json.dumps(about, indent=1) + "\n")
+        lines = (
+            f"{json.dumps(k)}: {json.dumps(v)}" for k, v in {"count": written, **about}.items()
+        )
+        description.write_text("{\n" + ",\n".join(lines) + "\n}\n")
         os.replace(description, path.with_suffix(".json"))
         os.replace(partial, path)
     finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        for unfinished in (partial, description):
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
 
 
 def _header(file: Any, count: int, shape: tuple[int, int, int]) -> int:
@@ -165,19 +219,39 @@ def _header(file: Any, count: int, shape: tuple[int, int, int]) -> int:
 
 
 def _decoded(
-    items: Sequence[Item], decode: Callable[[Item], Image | None], name: str
-) -> Iterator[Image | None]:
-    # Pillow lets go of the interpreter while it decodes, so threads run in parallel.
+    name: str,
+    items: Sequence[Item],
+    decode: Callable[[Item], Image],
+    skip: bool,
+    about: dict[str, Any],
+) -> Generator[Image, None, None]:
+    def attempt(item: Item) -> Image | str:
+        try:
+            return decode(item)
+        except ValueError as error:
+            if not skip:
+                raise
+            return str(error)
+
     bar = tqdm(total=len(items), desc=f"Preparing {name}")
+    # Pillow lets go of the interpreter while it decodes, so threads run in parallel.
     with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
         for start in range(0, len(items), _CHUNK):
-            for image in pool.map(decode, items[start : start + _CHUNK]):
+            chunk = pool.map(attempt, items[start : start + _CHUNK])
+            for position, result in enumerate(chunk, start):
                 bar.update()
-                yield image
+                if isinstance(result, str):
+                    about["skipped"].append(position)
+                    about["reasons"].append(result)
+                else:
+                    yield result
+    if len(about["skipped"]) == len(items):
+        first = "".join(about["reasons"][:1])
+        raise ValueError(f"none of the {len(items)} images can be used; {first}")
 
 
 def _checked(image: Image, shape: tuple[int, int, int]) -> Image:
-    if image.shape != shape or image.dtype != np.uint8:
+    if image.shape[-3:] != shape or image.ndim > 4 or image.dtype != np.uint8:
         raise ValueError(f"decoded {image.dtype} {image.shape}, expected uint8 {shape}")
     return image
 
@@ -208,4 +282,7 @@ def _clear_errors(path: Path, argument: str) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or error
-        raise OSError(f"{argument}: cannot write {path} ({reason})") from error
+        name = argument.partition("=")[0]
+        raise OSError(
+            f"{argument}: cannot write {path} ({reason}); data.{name} sets another folder"
+        ) from error

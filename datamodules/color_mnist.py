@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from math import prod
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from datamodules.color import check_noise, colorize
 from datamodules.images import ImageDataModule
+from datamodules.mnist import check_size, load_mnist, prepare_mnist
 from datamodules.sampler import stream_seed
-
-# Shapes of the four idx files; an idx file is a header of 4 + 4 * ndim bytes, then the values.
-_SHAPES: dict[str, tuple[int, ...]] = {
-    "train-images-idx3-ubyte": (60_000, 28, 28),
-    "train-labels-idx1-ubyte": (60_000,),
-    "t10k-images-idx3-ubyte": (10_000, 28, 28),
-    "t10k-labels-idx1-ubyte": (10_000,),
-}
 
 
 class ColorMNISTDataModule(ImageDataModule):
@@ -65,8 +52,7 @@ class ColorMNISTDataModule(ImageDataModule):
         value_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         super().__init__(batch_size, seed, value_range)
-        if size not in (28, 32):
-            raise ValueError(f"size={size} must be 28 or 32")
+        check_size(size)
         check_noise(noise)
         self.root = Path(root)
         self.download = download
@@ -75,87 +61,13 @@ class ColorMNISTDataModule(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Downloads the files where they are missing and ``download`` is on."""
-        if self.download and _missing(self.root):
-            # Only the download needs torchvision, which takes seconds to import.
-            from torchvision.datasets import MNIST
-
-            try:
-                MNIST(str(self.root), download=True)
-            except (OSError, RuntimeError) as error:
-                reason = " ".join(str(error).split())
-                raise FileNotFoundError(
-                    f"root={str(self.root)!r}: the download of MNIST failed; put"
-                    f" {_listed(_missing(self.root))} into {_folder(self.root)} ({reason})"
-                ) from error
-        _check_present(self.root)
+        prepare_mnist(self.root, self.download)
 
     def load_images(self) -> tuple[Tensor, Tensor]:
         """Returns the coloured digits; sets ``train_labels``, ``test_labels``, int64 ``(N,)``."""
-        _check_present(self.root)
-        padding = (self.image_shape[1] - 28) // 2
-        images = []
-        for stream, split in enumerate(("train", "t10k")):
-            digits = F.pad(_read_idx(self.root, f"{split}-images-idx3-ubyte"), (padding,) * 4)
-            images.append(colorize(digits.unsqueeze(1), stream_seed(self.seed, stream), self.noise))
-        self.train_labels = _read_idx(self.root, "train-labels-idx1-ubyte").long()
-        self.test_labels = _read_idx(self.root, "t10k-labels-idx1-ubyte").long()
-        return images[0], images[1]
+        train, test = load_mnist(self.root, self.image_shape[1])
+        self.train_labels, self.test_labels = train[1], test[1]
+        return self._colored(train[0], 0), self._colored(test[0], 1)
 
-
-def _folder(root: Path) -> Path:
-    return root / "MNIST" / "raw"
-
-
-def _missing(root: Path) -> list[str]:
-    folder = _folder(root)
-    return [
-        name
-        for name in _SHAPES
-        if not (folder / name).is_file() and not (folder / f"{name}.gz").is_file()
-    ]
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) + " (or the same with .gz)"
-
-
-def _check_present(root: Path) -> None:
-    if missing := _missing(root):
-        raise FileNotFoundError(
-            f"root={str(root)!r}: {_folder(root)} must hold {_listed(missing)}; put them there,"
-            " or set download to true and call prepare_data()"
-        )
-
-
-def _read_idx(root: Path, name: str) -> Tensor:
-    """Returns the values of one idx file, plain or gzipped, once its header and size are right."""
-    shape = _SHAPES[name]
-    path = _folder(root) / name
-    if not path.is_file():
-        path = path.with_name(f"{name}.gz")
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is no complete gzip file ({error}); replace it") from error
-    # Two zero bytes, 8 for unsigned bytes, the number of dimensions; then each size, big-endian.
-    header = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
-    if content[: len(header)] != header:
-        raise ValueError(f"{path} {_found(content)}, expected {_times(shape)}; replace it")
-    if len(content) != len(header) + prod(shape):
-        raise ValueError(
-            f"{path} has {len(content)} bytes{' unpacked' if path.suffix == '.gz' else ''},"
-            f" expected {len(header) + prod(shape)}; replace it"
-        )
-    values = np.frombuffer(content, dtype=np.uint8, offset=len(header)).reshape(shape)
-    return torch.from_numpy(values.copy())
-
-
-def _found(content: bytes) -> str:
-    if len(content) < 4 or content[:3] != bytes([0, 0, 8]) or len(content) < 4 + 4 * content[3]:
-        return f"has no idx header of unsigned bytes ({len(content)} bytes)"
-    sizes = (content[4 + 4 * i : 8 + 4 * i] for i in range(content[3]))
-    return f"holds {_times(tuple(int.from_bytes(size, 'big') for size in sizes))} values"
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(size) for size in shape)
+    def _colored(self, digits: Tensor, stream: int) -> Tensor:
+        return colorize(digits, stream_seed(self.seed, stream), self.noise)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,21 +29,30 @@ def open_image(source: Path | IO[bytes], channels: int = 3) -> Image.Image:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no image, or a truncated one.
     """
-    if isinstance(source, Path) and not source.is_file():
-        raise FileNotFoundError(f"{source} is missing")
     try:
         with Image.open(source) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.mode in _WIDE:
-                upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
+                upright = Image.fromarray(_upper_bits(np.asarray(upright)))
             elif upright.mode == "F":
                 raise ValueError("its pixels are floats, of unknown range")
             elif "transparency" in upright.info:
                 upright = upright.convert("RGBA")
             return upright.convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{source} is missing") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Damaged files raise whatever their decoders run into.
         name = source if isinstance(source, Path) else getattr(source, "name", source)
-        raise ValueError(f"{name} cannot be decoded ({error})") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name} cannot be decoded ({reason})") from error
+
+
+def _upper_bits(wide: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint8]:
+    if wide.min() < 0 or wide.max() > 0xFFFF:
+        raise ValueError(f"its pixels are {wide.min()} to {wide.max()}, more than 16 bits hold")
+    return (wide >> 8).astype(np.uint8)
 
 
 def resize_shorter_side(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +17,11 @@ from datamodules.images import ImageDataModule
 
 
 class ImageArrayDataModule(ImageDataModule):
-    """uint8 images in ``.npy`` files, or ``.npz`` files of one array.
+    """uint8 images in ``.npy`` files, which are mapped rather than read, or in ``.npz`` files.
 
     The arrays are ``(N, H, W, C)`` or ``(N, C, H, W)`` with 1 or 3 channels, or ``(N, H, W)``.
-    Where both of the first two would fit, the channels are the last axis.
+    Where both of the first two would fit, the channels are the last axis. Of several arrays in a
+    ``.npz`` file, the one named ``images`` is taken.
 
     Args:
         train: File of the training images.
@@ -57,23 +61,29 @@ class ImageArrayDataModule(ImageDataModule):
 
     def load_images(self) -> tuple[Tensor, Tensor]:
         """Returns the images of the two files."""
-        train = _read(self.train, "train")
-        return train, train if self.test is None else _read(self.test, "test")
+        train = read_images(self.train, f"train={str(self.train)!r}")
+        if self.test is None:
+            return train, train
+        return train, read_images(self.test, f"test={str(self.test)!r}")
 
 
-def _read(path: Path, argument: str) -> Tensor:
-    """Returns the images of one file as uint8 ``(N, C, H, W)``."""
-    where = f"{argument}={str(path)!r}"
-    if not path.is_file():
-        raise FileNotFoundError(f"{where} is not a file; give a .npy or .npz file of uint8 images")
-    try:
-        array = _load(path)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{where} is no complete .npy, or .npz of one array ({reason})") from error
+def read_images(path: Path, where: str) -> Tensor:
+    """Returns the images of one file as uint8 ``(N, C, H, W)``; a view that must not be written to.
+
+    Args:
+        path: A ``.npy`` or ``.npz`` file.
+        where: Names the file in messages.
+
+    Raises:
+        ValueError: If the file holds something else.
+        FileNotFoundError: If there is no such file.
+    """
+    array = read_array(path, where)
     if array.dtype != np.uint8:
         raise ValueError(f"{where} holds {array.dtype} values, expected uint8")
-    images = torch.from_numpy(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        images = torch.from_numpy(array)
     if images.ndim == 3:
         images = images.unsqueeze(1)
     elif images.ndim == 4 and images.shape[3] in (1, 3):
@@ -83,15 +93,40 @@ def _read(path: Path, argument: str) -> Tensor:
             f"{where} has shape {array.shape}, expected (N, H, W, C) or (N, C, H, W)"
             " with 1 or 3 channels, or (N, H, W)"
         )
-    return images.contiguous()
+    return images
 
 
-def _load(path: Path) -> npt.NDArray[np.generic]:
-    # NumPy leaves the file open when it turns out to be damaged.
+def read_array(path: Path, where: str) -> npt.NDArray[Any]:
+    """Returns the array of one file, mapped if it is a ``.npy`` file.
+
+    Args:
+        path: A ``.npy`` or ``.npz`` file.
+        where: Names the file in messages.
+
+    Raises:
+        ValueError: If the file is damaged, or does not hold one array.
+        FileNotFoundError: If there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{where} is not a file; give a .npy or .npz file of an array")
+    try:
+        return _load(path)
+    except (ValueError, EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{where} is no complete .npy, or .npz of one array ({reason})") from error
+
+
+def _load(path: Path) -> npt.NDArray[Any]:
+    # NumPy leaves a file that it opened itself open when it turns out to be a damaged .npz.
     with path.open("rb") as file:
-        loaded = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        if len(loaded.files) != 1:
-            raise ValueError(f"{len(loaded.files)} arrays: {', '.join(loaded.files)}")
-        return np.asarray(loaded[loaded.files[0]])
+        magic = file.read(6)
+        if magic == np.lib.format.MAGIC_PREFIX:
+            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        if not magic.startswith(b"PK"):
+            raise ValueError("it begins like neither")
+        file.seek(0)
+        arrays = np.load(file, allow_pickle=False)
+        names = list(arrays)
+        if len(names) != 1 and "images" not in names:
+            raise ValueError(f"{len(names)} arrays, none named images: {', '.join(names)}")
+        return np.asarray(arrays["images" if "images" in names else names[0]])

@@ -8,10 +8,33 @@ from typing import Any
 
 import numpy as np
 
-try:
-    from numpy._core import multiarray, numeric
-except ImportError:  # NumPy 1
-    from numpy.core import multiarray, numeric  # type: ignore[no-redef]
+
+def _number_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    # From the name alone: a pickle may have changed what else there is, fields and sizes.
+    plain = np.dtype(dtype.str)
+    if plain.kind not in "biuf":
+        raise pickle.UnpicklingError(f"it holds {plain.name} values")
+    return plain
+
+
+class _Array(np.ndarray[Any, Any]):
+    """An array that takes nothing but numbers: objects could be made of any bytes in memory."""
+
+    def __setstate__(self, state: Any) -> None:
+        version, shape, dtype, fortran_order, content = state
+        super().__setstate__((version, shape, _number_type(dtype), fortran_order, content))
+
+
+def _reconstruct(kind: str, shape: tuple[int, ...], letter: bytes) -> _Array:
+    return _Array(0, np.uint8)
+
+
+def _from_buffer(content: bytes, dtype: np.dtype[Any], shape: Any, order: Any) -> Any:
+    return np.frombuffer(content, _number_type(dtype)).reshape(shape, order=order)
+
+
+def _scalar(dtype: np.dtype[Any], content: bytes) -> Any:
+    return np.frombuffer(content, _number_type(dtype), count=1)[0]
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -23,11 +46,11 @@ def _encode(text: str, encoding: str) -> bytes:
 
 # What arrays of numbers are pickled with; NumPy 1 names numpy.core what NumPy 2 names numpy._core.
 _ALLOWED: dict[str, Any] = {
-    "numpy.ndarray": np.ndarray,
+    "numpy.ndarray": "ndarray",
     "numpy.dtype": np.dtype,
-    "numpy._core.multiarray._reconstruct": multiarray._reconstruct,
-    "numpy._core.multiarray.scalar": multiarray.scalar,
-    "numpy._core.numeric._frombuffer": numeric._frombuffer,  # type: ignore[attr-defined]
+    "numpy._core.multiarray._reconstruct": _reconstruct,
+    "numpy._core.multiarray.scalar": _scalar,
+    "numpy._core.numeric._frombuffer": _from_buffer,
     "_codecs.encode": _encode,
 }
 
@@ -59,8 +82,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except Exception as error:  # Damaged pickles raise whatever their opcodes run into.
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} is no pickle of arrays ({reason}); replace it") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary")
-    return {k.decode() if isinstance(k, bytes) else str(k): v for k, v in content.items()}
+    return {k.decode("latin1") if isinstance(k, bytes) else str(k): v for k, v in content.items()}

@@ -5,12 +5,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from lightning_igm.callbacks.ema import evaluation_weights
-from lightning_igm.metrics.images import image_data, save_png, to_uint8
+from lightning_igm.metrics.images import image_data, of_images, save_png, to_uint8
 
 __all__ = ["PredictionWriter"]
 
@@ -18,7 +19,8 @@ __all__ = ["PredictionWriter"]
 class PredictionWriter(BasePredictionWriter):
     """Write every image that ``predict`` generates as ``predictions/00000000.png`` and so on.
 
-    The folder is in the run's folder; if it is not empty, nothing is written.
+    Points that are no images go to one array for each batch, ``00000000.npy`` and so on. The folder
+    is in the run's folder; if it is not empty, nothing is written.
     """
 
     def __init__(self) -> None:
@@ -58,8 +60,14 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write a batch."""
+        """Write a batch: a PNG for each image, or one array of points."""
         folder = _folder(trainer)
+        if not of_images(trainer):
+            folder.mkdir(parents=True, exist_ok=True)
+            number = self._written * trainer.world_size + trainer.global_rank
+            np.save(folder / f"{number:08d}.npy", cast(Tensor, prediction).cpu().numpy())
+            self._written += 1
+            return
         images = to_uint8(cast(Tensor, prediction), image_data(trainer).value_range).cpu()
         for image in images:
             number = self._written * trainer.world_size + trainer.global_rank

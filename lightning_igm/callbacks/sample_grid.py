@@ -11,7 +11,13 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from lightning_igm.callbacks.ema import evaluation_weights
-from lightning_igm.metrics.images import image_data, save_png, to_uint8, training_images
+from lightning_igm.metrics.images import (
+    image_data,
+    of_images,
+    save_png,
+    to_uint8,
+    training_images,
+)
 from lightning_igm.metrics.rng import isolated_rng
 from lightning_igm.modules.base import ImplicitGenerativeModule
 from lightning_igm.modules.support import eval_mode
@@ -76,6 +82,8 @@ class SampleGrid(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the noise unless a checkpoint brought it, and write the real images."""
         self._last_written = None
+        if not of_images(trainer):
+            return
         if self._noise is None or len(self._noise) != self.num_samples:
             # Drawn on the CPU: the same noise on every device.
             generator = torch.Generator().manual_seed(self.seed)

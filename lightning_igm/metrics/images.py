@@ -52,9 +52,15 @@ def image_data(trainer: Trainer) -> Any:
     """
     data = getattr(trainer, "datamodule", None)
     for name in ("ordered_train_dataloader", "value_range"):
-        if not hasattr(data, name):
+        if getattr(data, name, None) is None:
             raise ValueError(f"datamodule must have {name}, got {type(data).__name__}")
     return data
+
+
+def of_images(trainer: Trainer) -> bool:
+    """Whether the trainer's data are images, rather than points without a range of values."""
+    data = getattr(trainer, "datamodule", None)
+    return getattr(data, "value_range", None) is not None or not hasattr(data, "image_shape")
 
 
 def training_images(data: Any, device: torch.device) -> Iterator[Tensor]:

@@ -1,53 +1,34 @@
-import gzip
-from urllib.error import URLError
+import math
 
 import numpy as np
 import pytest
 import torch
+from mnist_files import random_digits, write_mnist
 from torchvision.datasets import MNIST
 
-from datamodules import ColorMNISTDataModule, color_mnist
+from datamodules import mnist
+from datamodules.color_mnist import ColorMNISTDataModule
 
-COUNTS = {"train": 60, "t10k": 20}
+
+def files(folder, monkeypatch, images):
+    monkeypatch.setattr(mnist, "_SHAPES", write_mnist(folder, images))
+    return folder
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A folder in the real layout, with random digits, and fewer of them than MNIST has."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    shapes = {}
-    for split, count in COUNTS.items():
-        for name, shape, levels in (
-            (f"{split}-images-idx3-ubyte", (count, 28, 28), 256),
-            (f"{split}-labels-idx1-ubyte", (count,), 10),
-        ):
-            shapes[name] = shape
-            values = rng.integers(levels, size=shape, dtype=np.uint8)
-            header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
-            (folder / name).write_bytes(header + values.tobytes())
-    monkeypatch.setattr(color_mnist, "_SHAPES", shapes)
-    return tmp_path
-
-
-def raw(root, name="train-images-idx3-ubyte"):
-    return root / "MNIST" / "raw" / name
-
-
-def module(root, **kwargs):
-    return ColorMNISTDataModule(root=root, batch_size=20, **{"download": False, **kwargs})
+    return files(tmp_path, monkeypatch, random_digits(60, 20))
 
 
 def ready(root, **kwargs):
-    data = module(root, **kwargs)
+    data = ColorMNISTDataModule(root=root, batch_size=20, download=False, **kwargs)
     data.prepare_data()
     data.setup()
     return data
 
 
-def one_line(error):
-    return "\n" not in str(error.value)
+def unit(images):
+    return images.double() / 255
 
 
 @pytest.mark.parametrize("size", [28, 32])
@@ -67,99 +48,79 @@ def test_images_and_labels(root, size):
     assert data.train_images.sum() == inner.sum()
 
 
-def test_padding_carries_noise(root):
-    border = ready(root).train_images[:, :, 0]
-    assert (border == 0).double().mean().item() == pytest.approx(0.508, abs=0.03)
+def bars(count):
+    """Digits of a kind: an upright bar of random grey and place; half of them white."""
+    rng = np.random.default_rng(0)
+    digits = np.zeros((count, 28, 28), np.uint8)
+    for digit in digits:
+        left = rng.integers(4, 20)
+        digit[4:24, left : left + 4] = rng.choice([255, rng.integers(1, 255)])
+    return digits
 
 
-def test_same_seed_same_bytes_and_other_draws_for_the_test_images(root):
+def expected(grey, noise=0.2):
+    """Mean, s.d., share of zeros and of ones of clip(x), x = I C + I - 1 + noise, over pixels."""
+    total = np.zeros(4)
+    for level, count in zip(*np.unique(grey, return_counts=True), strict=True):
+        share = level / 255
+        mean, std = share / 2, math.hypot(share * 0.5, noise) / 2
+        x = np.linspace(mean - 8 * std, mean + 8 * std, 20_001)
+        density = np.exp(-0.5 * ((x - mean) / std) ** 2)
+        density /= density.sum()
+        image = x.clip(0, 1)
+        moments = image @ density, image**2 @ density, (x <= 0) @ density, (x >= 1) @ density
+        total += count / grey.size * np.array(moments)
+    return total[0], math.sqrt(total[1] - total[0] ** 2), total[2], total[3]
+
+
+def test_statistics_of_the_images(tmp_path, monkeypatch):
+    digits = bars(4000)
+    data = ready(files(tmp_path, monkeypatch, {"train": digits, "t10k": digits[:20]}))
+    images = unit(data.train_images)
+    mean, std, zeros, ones = expected(np.pad(digits, ((0, 0), (2, 2), (2, 2))))
+    assert images.mean().item() == pytest.approx(mean, abs=0.001)
+    assert images.std().item() == pytest.approx(std, abs=0.001)
+    assert (images == 0).double().mean().item() == pytest.approx(zeros, abs=0.001)
+    assert (images == 1).double().mean().item() == pytest.approx(ones, abs=0.0003)
+    for background in (images[:, :, 0], images[:, :, :, -1], images[:, :, :6]):
+        assert background.mean().item() == pytest.approx(0.040, abs=0.003)
+        assert background.std().item() == pytest.approx(0.058, abs=0.003)
+        assert (background == 0).double().mean().item() == pytest.approx(0.5, abs=0.003)
+
+
+def test_statistics_of_the_colors(tmp_path, monkeypatch):
+    white = np.full((6000, 28, 28), 255, np.uint8)
+    root = files(tmp_path, monkeypatch, {"train": white, "t10k": white[:20]})
+    images = unit(ready(root, size=28, noise=0.0).train_images)
+    colors = images[:, :, 0, 0]
+    assert (images == colors[:, :, None, None]).all()
+    # (1 + C) / 2 clipped, C ~ N(0, 0.5), in each channel by itself.
+    assert colors.mean(0).tolist() == pytest.approx([0.5] * 3, abs=0.01)
+    assert colors.std(0).tolist() == pytest.approx([0.240] * 3, abs=0.007)
+    assert (torch.corrcoef(colors.T) - torch.eye(3)).abs().max() < 0.04
+
+
+def test_same_seed_same_bytes(root):
     first, again, other = ready(root, seed=1), ready(root, seed=1), ready(root, seed=2)
     assert torch.equal(first.train_images, again.train_images)
     assert torch.equal(first.test_images, again.test_images)
     assert not torch.equal(first.train_images, other.train_images)
-    assert not torch.equal(first.train_images[:20, :, 0], first.test_images[:, :, 0])
 
 
-def test_gzipped_files(root):
-    plain = ready(root)
-    for path in list((root / "MNIST" / "raw").iterdir()):
-        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
-        path.unlink()
-    packed = ready(root, download=True)
-    assert torch.equal(packed.train_images, plain.train_images)
-    assert torch.equal(packed.test_labels, plain.test_labels)
+def test_test_images_have_draws_of_their_own(tmp_path, monkeypatch):
+    digits = random_digits(20, 0)["train"]
+    data = ready(files(tmp_path, monkeypatch, {"train": digits, "t10k": digits}))
+    assert not torch.equal(data.train_images, data.test_images)
 
 
 def test_missing_file(root):
-    raw(root).unlink()
-    with pytest.raises(FileNotFoundError, match="MNIST/raw must hold train-images-idx3-ubyte") as e:
-        module(root).prepare_data()
-    assert one_line(e)
-    assert "t10k" not in str(e.value)
-    with pytest.raises(FileNotFoundError, match="MNIST/raw must hold train-images-idx3-ubyte"):
-        module(root).setup()
-
-
-def test_no_network(root, monkeypatch):
-    def unreachable(*args, **kwargs):
-        raise URLError("no route\nto host")
-
-    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", unreachable)
-    raw(root).unlink()
-    with pytest.raises(FileNotFoundError, match=r"download of MNIST failed.*no route to host") as e:
-        module(root, download=True).prepare_data()
-    assert one_line(e)
-
-
-def test_truncated_file(root):
-    raw(root).write_bytes(raw(root).read_bytes()[:-5])
-    with pytest.raises(ValueError, match="images-idx3-ubyte has 47051 bytes, expected 47056") as e:
-        ready(root)
-    assert one_line(e)
-
-
-def test_swapped_splits(root):
-    content = raw(root, "t10k-images-idx3-ubyte").read_bytes()
-    raw(root).write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"train-images.* holds 20 x 28 x 28 .*expected 60 x 28 x 28"
-    ):
+    (root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(FileNotFoundError, match="MNIST/raw must hold t10k-labels-idx1-ubyte"):
         ready(root)
 
 
-def test_labels_in_the_place_of_images(root):
-    raw(root).write_bytes(raw(root, "train-labels-idx1-ubyte").read_bytes())
-    with pytest.raises(ValueError, match=r"train-images.* holds 60 values, expected 60 x 28 x 28"):
-        ready(root)
-
-
-@pytest.mark.parametrize("content", [b"", b"\0\0", b"\0\0\x08\x03\0", b"<html>not found</html>"])
-def test_not_an_idx_file(root, content):
-    raw(root).write_bytes(content)
-    with pytest.raises(
-        ValueError, match=rf"no idx header of unsigned bytes \({len(content)} bytes"
-    ):
-        ready(root)
-
-
-@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:50], lambda b: b"x" + b])
-def test_damaged_gzip(root, damage):
-    path = raw(root)
-    path.with_name(path.name + ".gz").write_bytes(damage(gzip.compress(path.read_bytes())))
-    path.unlink()
-    with pytest.raises(ValueError, match=r"idx3-ubyte\.gz is no complete gzip file") as e:
-        ready(root)
-    assert one_line(e)
-
-
-def test_wrong_size_in_gzip(root):
-    path = raw(root)
-    path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes() + b"more"))
-    path.unlink()
-    with pytest.raises(ValueError, match=r"\.gz has 47060 bytes unpacked, expected 47056"):
-        ready(root)
-
-
-def test_bad_size():
+def test_bad_arguments():
     with pytest.raises(ValueError, match="size=64 must be 28 or 32"):
         ColorMNISTDataModule(size=64)
+    with pytest.raises(ValueError, match=r"noise=-1\.0 must be"):
+        ColorMNISTDataModule(noise=-1.0)
