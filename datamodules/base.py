@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ def _loader_options() -> dict[str, Any]:
     return {"generator": torch.Generator(), "pin_memory": torch.cuda.is_available()}
 
 
-class InMemoryDataModule(LightningDataModule):
+class InMemoryDataModule(LightningDataModule, ABC):
     """Examples held in one tensor, in memory or mapped from a file, batched by one indexing.
 
     The training order is a pure function of seed and epoch, and the position in it (``epoch``,

@@ -103,7 +103,7 @@ def write_array(
     if path.is_file():
         return
     with _clear_errors(path, argument):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         with _locked(path):
             if not path.is_file():
                 _write(path, images, count, shape, about)
@@ -258,6 +258,13 @@ def _checked(image: Image, shape: tuple[int, int, int]) -> Image:
 
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB"
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise OSError(f"{folder} cannot be made") from error
 
 
 @contextmanager

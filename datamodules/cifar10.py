@@ -43,7 +43,7 @@ class CIFAR10DataModule(ImageDataModule):
     Args:
         root: Folder that holds, or will hold, ``cifar-10-batches-py`` with the original files; or
             that holds ``cifar10/{train,test}_{images,labels}.npy``, uint8 ``(N, 32, 32, 3)`` and
-            integers ``(N,)``; these images are mapped rather than read.
+            integers ``(N,)``.
         download: Whether `prepare_data` downloads the original files where both are missing.
         pool: Whether the training and the test images are one set of 60,000, shuffled, that serves
             as both; as in On gradient regularizers for MMD GANs (Arbel et al., 2018,
@@ -95,12 +95,7 @@ class CIFAR10DataModule(ImageDataModule):
 
     def load_images(self) -> tuple[Tensor, Tensor]:
         """Returns the images; sets ``train_labels`` and ``test_labels``, int64 ``(N,)``."""
-        folder = _source(self.root)
-        if folder.name == _ARRAYS and not self.pool:
-            train, self.train_labels = _map(folder, "train")
-            test, self.test_labels = _map(folder, "test")
-            return train, test
-        images, labels = _collect(_parts(folder))
+        images, labels = _collect(_parts(_source(self.root)))
         if self.pool:
             for values in (images, labels):  # In place, and in the same order.
                 np.random.RandomState(_POOL_SEED).shuffle(values.numpy())

@@ -96,9 +96,10 @@ class ImageDataModule(InMemoryDataModule):
         """Returns uint8 images as float32 in ``value_range``; any other tensor unchanged."""
         if images.dtype != torch.uint8:
             return images
+        # A division of integers makes floats in one pass.
         if self.value_range == (0.0, 1.0):
-            return images.to(torch.float32).div_(255)
-        return images.to(torch.float32).div_(127.5).sub_(1)
+            return images.div(255)
+        return images.div(127.5).sub_(1)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Transforms and converts a batch of images on the device."""

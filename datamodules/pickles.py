@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
 import pickle
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+_LARGE = 2**20
 
 
 def _number_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -55,6 +59,17 @@ _ALLOWED: dict[str, Any] = {
 }
 
 
+class _Reader(BufferedReader):
+    """Reads large parts into memory of their own, which goes back to the system with them."""
+
+    def read(self, size: int | None = -1, /) -> Any:
+        """Returns so many bytes, or what is left."""
+        if size is None or size < _LARGE:
+            return super().read(size)
+        content = mmap.mmap(-1, size)
+        return memoryview(content)[: self.readinto(content)]
+
+
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}".replace("numpy.core.", "numpy._core.")
@@ -77,7 +92,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
     """
     try:
-        with path.open("rb") as file:
+        with _Reader(FileIO(path)) as file:
             content = _ArraysOnly(file, encoding="bytes").load()
     except FileNotFoundError:
         raise

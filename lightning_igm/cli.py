@@ -29,6 +29,7 @@ from lightning_igm.callbacks import (
     PredictionWriter,
     SampleGrid,
 )
+from lightning_igm.losses import kernels
 from lightning_igm.modules.checks import supported_precision
 from lightning_igm.run import (
     MetricsCSV,
@@ -56,13 +57,17 @@ def is_method(candidate: type) -> bool:
 
 
 _OPTIMIZERS = [name for name in torch.optim.__all__ if name[0].isupper()]
+_BASES = ("ImageDataModule", "InMemoryDataModule")
 _KNOWN_CLASSES = {
     "model": [name for name in modules.__all__ if is_method(getattr(modules, name))],
-    "data": [name for name in datamodules.__all__ if name.endswith("DataModule")],
+    "data": [
+        name for name in datamodules.__all__ if name.endswith("DataModule") and name not in _BASES
+    ],
     "generator": [name for name in networks.__all__ if name.endswith("Generator")],
     "critic": [name for name in networks.__all__ if name.endswith("Critic")],
     "generator_optimizer": _OPTIMIZERS,
     "critic_optimizer": _OPTIMIZERS,
+    "kernel": [name for name in kernels.__all__ if name not in ("Kernel", "Pairs")],
 }
 
 
@@ -204,10 +209,12 @@ def plain(message: str) -> str:
     # A wrong value for an optional class is reported with the whole of its configuration.
     if union := re.search(r"Errors: - (.*?) - Expected a <class 'NoneType'>", line):
         line = union[1]
-    if unknown := re.search(r"Expected a dot import path string: (\S+)", line):
+    abstract = "class, but is abstract" in message and re.search(r"Given value: (\S+)", message)
+    if unknown := abstract or re.search(r"Expected a dot import path string: (\S+)", line):
         kind = keys[-1].rsplit(".", 1)[-1] if keys else "model"
         known = ", ".join(_KNOWN_CLASSES.get(kind, ["short names of imported classes"]))
-        line = f"{kind}: {unknown[1]!r} is not known; allowed: {known}, or package.module.Class"
+        what = "a base class" if abstract else "not known"
+        line = f"{kind}: {unknown[1]!r} is {what}; allowed: {known}, or package.module.Class"
     return line
 
 

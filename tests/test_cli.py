@@ -130,7 +130,8 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(trained, monkeypatc
 
 def test_last_continues_the_run_in_its_folder(tmp_path):
     run = f"--run.dir={tmp_path / 'run'}"
-    main(["fit", *SMALL, run, "--trainer.max_steps=3", "--model.critic_scheduler.T_max=6"])
+    schedules = [f"--model.{player}_scheduler.T_max=6" for player in ("generator", "critic")]
+    main(["fit", *SMALL, run, "--trainer.max_steps=3", *schedules])
     cli = main(["fit", *SMALL, run, "--trainer.max_steps=6", "--ckpt_path=last"])
     assert cli.trainer.global_step == 6
     straight = main(["fit", *SMALL, f"--run.dir={tmp_path / 'other'}", "--trainer.max_steps=6"])
@@ -258,13 +259,15 @@ def test_fit_in_python_makes_no_scores_but_at_its_own_cadence(tmp_path):
 
 def test_optimizers_and_schedules_typed_on_resume_win_too(tmp_path):
     run = f"--run.dir={tmp_path / 'run'}"
-    main(["fit", *SMALL, run, "--trainer.max_steps=3"])
+    main(["fit", *SMALL, run, "--trainer.max_steps=3", "--model.generator_scheduler.T_max=8"])
     changed = ["--model.generator_optimizer.lr=0.5", "--model.critic_optimizer.betas=[0.1,0.2]"]
-    cli = main(["fit", *SMALL, run, "--trainer.max_steps=6", "--ckpt_path=last", *changed])
+    changed += ["--model.generator_scheduler.T_max=8", "--trainer.max_steps=4"]
+    cli = main(["fit", *SMALL, run, "--ckpt_path=last", *changed])
     generator, critic = cli.trainer.optimizers
-    assert generator.param_groups[0]["lr"] == pytest.approx(0.5)
+    # After half of the cosine schedule, half of the rate that was typed.
+    assert generator.param_groups[0]["lr"] == pytest.approx(0.25)
     assert critic.param_groups[0]["betas"] == (0.1, 0.2)
-    (schedule,) = (config.scheduler for config in cli.trainer.lr_scheduler_configs)
+    _, schedule = (config.scheduler for config in cli.trainer.lr_scheduler_configs)
     assert schedule.T_max == 6  # ${trainer.max_steps}
 
 

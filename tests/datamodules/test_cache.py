@@ -170,6 +170,11 @@ def assert_refused(path, reason):
     assert "\n" not in text
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that cannot have others")
+def test_folder_that_cannot_be_made():
+    assert_refused(Path("/proc/no such process/images.npy"), "cannot be made")
+
+
 def test_disk_that_is_too_small(path, monkeypatch):
     usage = cache.shutil.disk_usage("/")
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: usage._replace(free=119))
