@@ -1,13 +1,25 @@
 """Generators and critics; resolution and width are arguments."""
 
 from lightning_igm.networks.all_conv import AllConvCritic, HiddenMomentCritic
+from lightning_igm.networks.base import activations
 from lightning_igm.networks.dcgan import DCGANCritic, DCGANGenerator
 from lightning_igm.networks.init import initialize_weights
+from lightning_igm.networks.resnet import DCGAN5Critic, ResNetCritic, ResNetGenerator
+from lightning_igm.networks.sngan import SNGANCritic, SNGANGenerator
+from lightning_igm.networks.spectral import advance_spectral_norms, spectral_norm
 
 __all__ = [
     "AllConvCritic",
+    "DCGAN5Critic",
     "DCGANCritic",
     "DCGANGenerator",
     "HiddenMomentCritic",
+    "ResNetCritic",
+    "ResNetGenerator",
+    "SNGANCritic",
+    "SNGANGenerator",
+    "activations",
+    "advance_spectral_norms",
     "initialize_weights",
+    "spectral_norm",
 ]

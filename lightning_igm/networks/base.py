@@ -1,10 +1,13 @@
 """What every generator and every critic of the library offers."""
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from lightning_igm.networks._checks import check_shape
 
-__all__ = ["LEAKY_SLOPE", "SequentialCritic", "SequentialGenerator"]
+__all__ = ["LEAKY_SLOPE", "SequentialCritic", "SequentialGenerator", "activations"]
 
 LEAKY_SLOPE = 0.2
 
@@ -47,7 +50,7 @@ class SequentialCritic(nn.Module):
     """A critic whose layers are applied one after the other.
 
     Args:
-        layers: Maps images of shape ``(N, C, H, W)`` to logits of shape ``(N, 1)``.
+        layers: Maps images of shape ``(N, C, H, W)`` to outputs of shape ``(N, D)``.
         image_shape: ``(C, H, W)`` of the images judged.
     """
 
@@ -57,11 +60,60 @@ class SequentialCritic(nn.Module):
         self.layers = layers
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images of shape ``(N, C, H, W)`` to logits of shape ``(N,)``.
+        """Map images of shape ``(N, C, H, W)`` to logits ``(N,)``, or features ``(N, D)`` if D > 1.
 
         Raises:
             ValueError: If the images have another shape.
         """
         check_shape("images", images, self.image_shape)
-        logits: Tensor = self.layers(images)
-        return logits.squeeze(1)
+        outputs: Tensor = self.layers(images)
+        return outputs.squeeze(1)
+
+
+def activations(critic: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """A critic's outputs and what each of its layers puts out, from one forward pass.
+
+    Linear layers and convolutions are taken after the leaky ReLU that follows, if one does; other
+    parts with parameters, such as residual blocks, at their own output. The last is the critic's
+    own output, ``(N, D)``, D = 1 included.
+
+    Args:
+        critic: A critic of the library, or an ``nn.Sequential``.
+        images: ``(N, C, H, W)``.
+
+    Returns:
+        The outputs, and the layers' outputs in order.
+
+    Raises:
+        ValueError: If the critic is no sequence of layers.
+
+    Example:
+        >>> import torch
+        >>> from lightning_igm.networks import DCGANCritic
+        >>> outputs, hidden = activations(DCGANCritic(width=8), torch.rand(2, 3, 32, 32))
+        >>> [tuple(h.shape[1:]) for h in hidden]
+        [(8, 16, 16), (16, 8, 8), (32, 4, 4), (128,), (1,)]
+    """
+    layers = getattr(critic, "layers", critic)
+    if not isinstance(layers, nn.Sequential):
+        raise ValueError(
+            f"critic: {type(critic).__name__} has no attribute layers that is an nn.Sequential"
+        )
+    kept: list[Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda _layer, _inputs, output: kept.append(output))
+        for layer in _activated(layers)
+    ]
+    try:
+        return critic(images), kept
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _activated(layers: nn.Sequential) -> Iterator[nn.Module]:
+    for layer, following in pairwise([*layers, nn.Identity()]):
+        if isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(following, nn.LeakyReLU):
+            yield following
+        elif next(layer.parameters(), None) is not None:
+            yield layer

@@ -141,6 +141,7 @@ class DCGANCritic(SequentialCritic):
             (20,599,809 parameters for CelebA).
         init: ``"normal"`` for weights from N(0, 0.02), ``"he"``, or ``"default"`` for PyTorch's own
             (:func:`~lightning_igm.networks.initialize_weights`).
+        out_dim: Outputs for each image, the D features that a kernel compares.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -162,8 +163,9 @@ class DCGANCritic(SequentialCritic):
         kernel_size: int = 5,
         stride4: bool = False,
         init: InitName = "normal",
+        out_dim: int = 1,
     ) -> None:
-        check_positive(channels=channels, width=width)
+        check_positive(channels=channels, width=width, out_dim=out_dim)
         widths = [channels, *_widths(image_size, width, kernel_size, stride4)]
 
         layers: list[nn.Module] = []
@@ -182,13 +184,13 @@ class DCGANCritic(SequentialCritic):
         layers += [nn.Flatten()]
         features = 4 * 4 * widths[-1]
         if hidden_dim is None:
-            layers += [nn.Linear(features, 1)]
+            layers += [nn.Linear(features, out_dim)]
         else:
             check_positive(hidden_dim=hidden_dim)
             layers += [
                 nn.Linear(features, hidden_dim),
                 nn.LeakyReLU(LEAKY_SLOPE),
-                nn.Linear(hidden_dim, 1),
+                nn.Linear(hidden_dim, out_dim),
             ]
 
         super().__init__(nn.Sequential(*layers), image_shape=(channels, image_size, image_size))
