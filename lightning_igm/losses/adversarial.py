@@ -1,9 +1,14 @@
-"""Losses of generative adversarial networks, on the critic's logits."""
+"""Losses of generative adversarial networks, on the critic's logits or values."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["logistic_critic_loss", "non_saturating_generator_loss"]
+__all__ = [
+    "logistic_critic_loss",
+    "non_saturating_generator_loss",
+    "wasserstein_critic_loss",
+    "wasserstein_generator_loss",
+]
 
 
 def logistic_critic_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -42,3 +47,41 @@ def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
         tensor(0.6931)
     """
     return F.softplus(-fake_logits).mean()
+
+
+def wasserstein_critic_loss(real_values: Tensor, fake_values: Tensor) -> Tensor:
+    """What the critic minimises, ``mean f(g(z)) - mean f(x)``.
+
+    Eq. 2 of "Wasserstein GAN" (Arjovsky, Chintala and Bottou, 2017,
+    https://arxiv.org/abs/1701.07875), with the sign of a loss to be minimised.
+
+    Args:
+        real_values: ``(N,)``.
+        fake_values: ``(M,)``.
+
+    Returns:
+        ``()``.
+
+    Example:
+        >>> import torch
+        >>> wasserstein_critic_loss(torch.ones(4), torch.zeros(4))
+        tensor(-1.)
+    """
+    return fake_values.mean() - real_values.mean()
+
+
+def wasserstein_generator_loss(fake_values: Tensor) -> Tensor:
+    """The generator's part of :func:`wasserstein_critic_loss` with the other sign.
+
+    Args:
+        fake_values: ``(N,)``.
+
+    Returns:
+        ``()``.
+
+    Example:
+        >>> import torch
+        >>> wasserstein_generator_loss(torch.ones(4))
+        tensor(-1.)
+    """
+    return -fake_values.mean()

@@ -3,7 +3,12 @@ import math
 import pytest
 import torch
 
-from lightning_igm.losses.adversarial import logistic_critic_loss, non_saturating_generator_loss
+from lightning_igm.losses.adversarial import (
+    logistic_critic_loss,
+    non_saturating_generator_loss,
+    wasserstein_critic_loss,
+    wasserstein_generator_loss,
+)
 
 REAL = [-1.7, 0.3, 2.0]
 FAKE = [-0.5, 0.7, 0.0, 4.0]
@@ -55,3 +60,21 @@ def test_extreme_logits_give_finite_losses_and_gradients(size):
     assert loss.item() == pytest.approx(1.5 * size, rel=1e-6)
     assert real.grad.tolist() == pytest.approx([0.0, -0.5], abs=1e-6)
     assert fake.grad.tolist() == pytest.approx([0.5, -0.5], abs=1e-6)
+
+
+def test_printed_values_of_logistic_losses():
+    assert logistic_critic_loss(logits([1.0]), logits([-1.0])).item() == pytest.approx(
+        0.626523, abs=5e-7
+    )
+    fake = non_saturating_generator_loss(logits([-1.0])).item()
+    assert fake == pytest.approx(1.313262, abs=5e-7)
+
+
+def test_wasserstein_losses_are_differences_of_means():
+    real, fake = logits(REAL), logits(FAKE)
+    loss = wasserstein_critic_loss(real, fake)
+    assert loss.item() == pytest.approx(sum(FAKE) / 4 - sum(REAL) / 3, rel=1e-12)
+    loss.backward()
+    assert real.grad.tolist() == pytest.approx(3 * [-1 / 3], rel=1e-12)
+    assert fake.grad.tolist() == pytest.approx(4 * [1 / 4], rel=1e-12)
+    assert wasserstein_generator_loss(fake).item() == pytest.approx(-sum(FAKE) / 4, rel=1e-12)
