@@ -2,11 +2,40 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from lightning_igm.modules import GAN, AdversarialModule, ImplicitGenerativeModule, MoLM
+from lightning_igm.modules import (
+    GAN,
+    GCMMDGAN,
+    MMDGAN,
+    SMMDGAN,
+    SNGAN,
+    SWGAN,
+    WGANGP,
+    AdversarialModule,
+    CramerGAN,
+    DiscrepancyGAN,
+    ImplicitGenerativeModule,
+    MoLM,
+    SobolevGAN,
+)
 
 try:
     __version__ = version("lightning-igm")
 except PackageNotFoundError:
     __version__ = "0.0.0"
 
-__all__ = ["GAN", "AdversarialModule", "ImplicitGenerativeModule", "MoLM", "__version__"]
+__all__ = [
+    "GAN",
+    "GCMMDGAN",
+    "MMDGAN",
+    "SMMDGAN",
+    "SNGAN",
+    "SWGAN",
+    "WGANGP",
+    "AdversarialModule",
+    "CramerGAN",
+    "DiscrepancyGAN",
+    "ImplicitGenerativeModule",
+    "MoLM",
+    "SobolevGAN",
+    "__version__",
+]

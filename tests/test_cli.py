@@ -268,7 +268,7 @@ def test_optimizers_and_schedules_typed_on_resume_win_too(tmp_path):
     assert generator.param_groups[0]["lr"] == pytest.approx(0.25)
     assert critic.param_groups[0]["betas"] == (0.1, 0.2)
     _, schedule = (config.scheduler for config in cli.trainer.lr_scheduler_configs)
-    assert schedule.T_max == 6  # ${trainer.max_steps}
+    assert schedule.T_max == 4  # ${trainer.max_steps}
 
 
 def test_fit_in_python_refuses_a_folder_that_holds_a_run(trained):

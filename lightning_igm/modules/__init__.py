@@ -2,7 +2,31 @@
 
 from lightning_igm.modules.adversarial import AdversarialModule
 from lightning_igm.modules.base import ImplicitGenerativeModule, NonFiniteLossError
+from lightning_igm.modules.cramer_gan import CramerGAN
+from lightning_igm.modules.discrepancy import DiscrepancyGAN
 from lightning_igm.modules.gan import GAN
+from lightning_igm.modules.gcmmd_gan import GCMMDGAN
+from lightning_igm.modules.mmd_gan import MMDGAN
 from lightning_igm.modules.molm import MoLM
+from lightning_igm.modules.smmd_gan import SMMDGAN
+from lightning_igm.modules.sn_gan import SNGAN
+from lightning_igm.modules.sobolev_gan import SobolevGAN
+from lightning_igm.modules.sw_gan import SWGAN
+from lightning_igm.modules.wgan_gp import WGANGP
 
-__all__ = ["GAN", "AdversarialModule", "ImplicitGenerativeModule", "MoLM", "NonFiniteLossError"]
+__all__ = [
+    "GAN",
+    "GCMMDGAN",
+    "MMDGAN",
+    "SMMDGAN",
+    "SNGAN",
+    "SWGAN",
+    "WGANGP",
+    "AdversarialModule",
+    "CramerGAN",
+    "DiscrepancyGAN",
+    "ImplicitGenerativeModule",
+    "MoLM",
+    "NonFiniteLossError",
+    "SobolevGAN",
+]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_igm.modules.base import ImplicitGenerativeModule
 from lightning_igm.modules.checks import positive
+from lightning_igm.networks.spectral import advance_spectral_norms
 
 __all__ = ["AdversarialModule"]
 
@@ -98,6 +99,7 @@ class AdversarialModule(ImplicitGenerativeModule):
 
     def critic_step(self, real: Tensor) -> None:
         """Update the critic once, on fresh generated images."""
+        advance_spectral_norms(self.critic)
         with torch.no_grad():
             fake = self.generate(real.shape[0])
         self.update("critic", self.critic_loss(real, fake))
@@ -105,6 +107,7 @@ class AdversarialModule(ImplicitGenerativeModule):
 
     def generator_step(self, real: Tensor) -> None:
         """Update the generator once and begin a new round of critic steps."""
+        advance_spectral_norms(self.critic)
         super().generator_step(real)
         self.critic_steps_taken = 0
 

@@ -262,7 +262,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             values: Scalars ``()`` by name, on any device; they are not waited for.
         """
         self.latest.update({name: value.detach() for name, value in values.items()})
-        self.log_dict(dict(values), prog_bar=True, logger=False)
+        if self._trainer is not None:  # A loss can be had without one.
+            self.log_dict(dict(values), prog_bar=True, logger=False)
 
     def log_now(self, values: Mapping[str, Tensor]) -> None:
         """Give values to all loggers at once, at this generator step.

@@ -10,8 +10,19 @@ from two_ranks import started
 from datamodules import ImageDataModule
 from lightning_igm.distributed import world_size
 from lightning_igm.losses.moments import mean_moments
-from lightning_igm.modules import GAN, MoLM
-from lightning_igm.networks import DCGANCritic, DCGANGenerator
+from lightning_igm.modules import (
+    GAN,
+    GCMMDGAN,
+    MMDGAN,
+    SMMDGAN,
+    SNGAN,
+    SWGAN,
+    WGANGP,
+    CramerGAN,
+    MoLM,
+    SobolevGAN,
+)
+from lightning_igm.networks import DCGANCritic, DCGANGenerator, spectral_norm
 
 GLOBAL_BATCH = 8
 LEARNING_RATES = {SGD: 0.2, Adam: 0.003}
@@ -71,6 +82,26 @@ RUNS = {
         MOLM | {"estimator": "u_statistic", "hidden_weight": 0.1, "pixel_weight": 1.0},
     ),
     "random moments": (MoLM, MOLM | {"learn_moments": False}),
+    "mmd": (MMDGAN, {"critic_steps": 2}),
+    "mmd-gp-l2": (
+        MMDGAN,
+        {"critic_steps": 1, "gradient_penalty": 1.0, "activation_penalty": 1.0, "out_dim": 3},
+    ),
+    "smmd": (SMMDGAN, {"critic_steps": 2}),
+    "smmd of three features": (SMMDGAN, {"critic_steps": 1, "out_dim": 3}),
+    "smmd of eq. 7": (SMMDGAN, {"critic_steps": 1, "scaling": "paper"}),
+    "smmd at interpolates": (SMMDGAN, {"critic_steps": 1, "mu": "interp"}),
+    "smmd at a mixture": (SMMDGAN, {"critic_steps": 1, "mu": "mix"}),
+    "smmd at noise": (SMMDGAN, {"critic_steps": 1, "mu": "noise"}),
+    "sn-smmd": (SMMDGAN, {"critic_steps": 2, "spectral": "learnable"}),
+    "swgan": (SWGAN, {"critic_steps": 2}),
+    "gcmmd": (GCMMDGAN, {"critic_steps": 1}),
+    "gcmmd of low rank": (GCMMDGAN, {"critic_steps": 1, "rank": 6}),
+    "wgan-gp": (WGANGP, {"critic_steps": 1, "penalty_weight": 1.0}),
+    "sn-gan": (SNGAN, {"critic_steps": 2, "spectral": "fixed"}),
+    "sobolev": (SobolevGAN, {"critic_steps": 2, "rho": 1e-3}),
+    "cramer": (CramerGAN, {"critic_steps": 1, "penalty_weight": 0.1, "out_dim": 3}),
+    "clipped": (SMMDGAN, {"critic_steps": 1, "gradient_clip": 0.05}),
 }
 WRONG_RUNS = {"local moments": (LocalMoments, MOLM), "local penalty": (LocalPenalty, MOLM)}
 
@@ -79,13 +110,20 @@ def train(name, optimizer, steps=5):
     """Weights at the start and at the end, the loggers' latest values, and the data's moments."""
     torch.manual_seed(0)
     kind, arguments = (RUNS | WRONG_RUNS)[name]
+    arguments = dict(arguments)
+    out_dim, spectral = arguments.pop("out_dim", 1), arguments.pop("spectral", None)
 
     def make(parameters):
         return optimizer(parameters, lr=LEARNING_RATES[optimizer])
 
+    generator = DCGANGenerator(latent_dim=4, image_size=8, width=4, batch_norm=False, init="he")
+    critic = DCGANCritic(image_size=8, width=4, hidden_dim=6, init="he", out_dim=out_dim)
+    if spectral is not None:
+        spectral_norm(critic, spectral)
+
     model = kind(
-        DCGANGenerator(latent_dim=4, image_size=8, width=4, batch_norm=False, init="he"),
-        DCGANCritic(image_size=8, width=4, hidden_dim=6, init="he"),
+        generator,
+        critic,
         latent_dim=4,
         generator_optimizer=make,
         critic_optimizer=make,
