@@ -1,8 +1,9 @@
-"""Callbacks: sample grids, averages, scores, checkpoints."""
+"""Callbacks: sample grids, averages, scores, learning rates, checkpoints."""
 
 from lightning_igm.callbacks.checkpoint import ExactResume, GeneratorCheckpoint
 from lightning_igm.callbacks.ema import GeneratorEMA
 from lightning_igm.callbacks.image_metrics import ImageMetrics
+from lightning_igm.callbacks.kid_learning_rate import KIDLearningRate
 from lightning_igm.callbacks.predictions import PredictionWriter
 from lightning_igm.callbacks.progress import GeneratorProgressBar
 from lightning_igm.callbacks.sample_grid import SampleGrid
@@ -13,6 +14,7 @@ __all__ = [
     "GeneratorEMA",
     "GeneratorProgressBar",
     "ImageMetrics",
+    "KIDLearningRate",
     "PredictionWriter",
     "SampleGrid",
 ]

@@ -1,23 +1,23 @@
 """FID and KID of the generator while it trains, and at validate and test."""
 
-from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lightning_igm.callbacks.ema import evaluation_weights
+from lightning_igm.callbacks.features import (
+    are_digits,
+    data_name,
+    generated_features,
+    measurement,
+    real_features,
+)
 from lightning_igm.metrics.digit_classifier import DigitClassifier
-from lightning_igm.metrics.images import image_data, to_uint8, training_images
-from lightning_igm.metrics.rng import isolated_rng
+from lightning_igm.metrics.images import image_data
 from lightning_igm.metrics.scores import ImageScores, check_kid_subsets, image_scores
-from lightning_igm.modules.base import ImplicitGenerativeModule
-
-_DIGITS = ("digits", "color_mnist", "stacked_mnist")
 
 
 class ImageMetrics(Callback):
@@ -117,10 +117,16 @@ class ImageMetrics(Callback):
             ValueError: If there is no data module, or there are too few images.
         """
         device = pl_module.device
-        with torch.no_grad(), isolated_rng(self.seed), torch.autocast(device.type, enabled=False):
+        with measurement(device, self.seed):
             real = self._real(trainer, device)
-            with evaluation_weights(trainer, pl_module):
-                fake = torch.cat(list(self._generate(trainer, pl_module)))
+            fake = generated_features(
+                self._extractor(),
+                trainer,
+                pl_module,
+                num_samples=self.num_samples,
+                batch_size=self.batch_size,
+                seed=self.seed,
+            )
             scores = ImageScores(*[float("nan")] * 3)
             if fake.isfinite().all():
                 scores = image_scores(
@@ -136,12 +142,11 @@ class ImageMetrics(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the checkpoint of an earlier run of the trainer; see whether scores make sense."""
         self._checkpoint_step = None
-        name = getattr(getattr(trainer, "datamodule", None), "name", None) or "these images"
-        self._active = self.extractor is not None or name in _DIGITS
+        self._active = self.extractor is not None or are_digits(trainer)
         if not self._active:
             rank_zero_info(
-                f"metrics: no scores; the digit classifier's features do not suit {name}, and "
-                "metrics.extractor names no other"
+                "metrics: no scores; the digit classifier's features do not suit "
+                f"{data_name(trainer)}, and metrics.extractor names no other"
             )
 
     def on_load_checkpoint(
@@ -246,45 +251,15 @@ class ImageMetrics(Callback):
         if trainer.is_global_zero and self.history and self._real_features is not None:
             print(f"\n{self.table()}")
 
-    def _generate(self, trainer: Trainer, pl_module: LightningModule) -> Iterator[Tensor]:
-        """Yield features of generated images, batch by batch; NaN where an image is not finite."""
-        value_range = image_data(trainer).value_range
-        generator = torch.Generator(pl_module.device).manual_seed(self.seed)
-        for start in range(0, self.num_samples, self.batch_size):
-            count = min(self.batch_size, self.num_samples - start)
-            images = cast(ImplicitGenerativeModule, pl_module).sample(count, generator)
-            finite = images.isfinite().flatten(1).all(1, keepdim=True)
-            features = self._features(to_uint8(images, value_range))
-            yield features.where(finite, float("nan"))
-
     def _real(self, trainer: Trainer, device: torch.device) -> Tensor:
         """Return features of all training images, on every rank."""
         data = image_data(trainer)
         if self._real_features is None or self._real_source is not data:
-            features = [self._features(images) for images in training_images(data, device)]
-            self._real_features = _gather_rows(torch.cat(features), trainer.world_size)
+            self._real_features = real_features(self._extractor(), trainer, device)
             self._real_source = data
         return self._real_features.to(device)
 
-    def _features(self, images: Tensor) -> Tensor:
+    def _extractor(self) -> nn.Module:
         if self.extractor is None:
             self.extractor = DigitClassifier.pretrained()
-        extractor = self.extractor.to(device=images.device, dtype=torch.float32).eval()
-        output = extractor(images)
-        features: Tensor = output[0] if isinstance(output, tuple) else output
-        return features.float()
-
-
-def _gather_rows(rows: Tensor, world_size: int) -> Tensor:
-    """Concatenate the rows of all ranks, which may differ in number."""
-    if world_size == 1:
-        return rows
-    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size)]
-    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-    longest = int(torch.cat(counts).max())
-    padded = rows.new_zeros(longest, rows.shape[1])
-    padded[: len(rows)] = rows
-    gathered = [torch.empty_like(padded) for _ in range(world_size)]
-    dist.all_gather(gathered, padded)
-    shares = [share[: int(count)] for share, count in zip(gathered, counts, strict=True)]
-    return torch.cat(shares)
+        return self.extractor

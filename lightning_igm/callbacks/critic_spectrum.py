@@ -1,0 +1,155 @@
+"""Singular values of the critic's weights while it trains."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from lightning_igm.modules.checks import positive
+from lightning_igm.networks.spectral import singular_values
+
+__all__ = ["CriticSpectrum"]
+
+# A square layer of random weights may have a large condition number from the start.
+_GROWTH = 10
+
+
+class CriticSpectrum(Callback):
+    """Log how well conditioned the critic's layers are every so many generator steps.
+
+    For each convolution and linear layer, with the raw weight (without a spectral parametrization)
+    as a matrix ``(out, in h w)``: ``largest_singular_value/<layer>`` and
+    ``condition_number/<layer>``, the ratio of the first singular value to the last; and
+    ``critic_condition_number``, the largest of these ratios. A module that keeps a
+    ``critic_complexity`` among its latest training values has it logged beside them. All singular
+    values go to ``<default_root_dir>/spectrum/step_00001000.csv`` and so on.
+
+    "On gradient regularizers for MMD GANs" (Arbel, Sutherland, Bińkowski and Gretton, 2018,
+    https://arxiv.org/abs/1805.11565; Figures 2 and 9): a critic whose layers lose rank makes the
+    expected squared gradient small where the largest one is not, and the training fails. A layer
+    that comes close to that is warned of, once. Training does not change by a bit.
+
+    Args:
+        every_n_steps: Generator steps between two measurements.
+        max_condition_number: A layer is warned of when its condition number is above this and ten
+            times what it was at the start of the run.
+
+    Raises:
+        ValueError: If a number is out of its range, or the module has no critic.
+
+    Example:
+        >>> CriticSpectrum(every_n_steps=500).every_n_steps
+        500
+    """
+
+    def __init__(self, every_n_steps: int = 1000, max_condition_number: float = 1000.0) -> None:
+        super().__init__()
+        self.every_n_steps = positive("CriticSpectrum.every_n_steps", every_n_steps)
+        if not max_condition_number > 1:
+            raise ValueError(
+                f"CriticSpectrum.max_condition_number: {max_condition_number} is not allowed; it "
+                "must be more than 1"
+            )
+        self.max_condition_number = max_condition_number
+        self._at_start: dict[str, float] = {}
+        self._warned: set[str] = set()
+        self._step_before = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that there is a critic.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if not isinstance(getattr(pl_module, "critic", None), nn.Module):
+            raise ValueError(
+                f"CriticSpectrum: {type(pl_module).__name__} has no critic; leave the callback out"
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure where condition numbers start from, unless a checkpoint says it."""
+        if trainer.is_global_zero and not self._at_start:
+            self._at_start = condition_numbers(_spectrum(pl_module))
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the step: batches that train only the critic do not move it."""
+        self._step_before = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Measure if this batch reached a multiple of ``every_n_steps``."""
+        step, every = trainer.global_step, self.every_n_steps
+        # Ranks have the same weights; rank 0 speaks for all.
+        if trainer.is_global_zero and step // every > self._step_before // every:
+            self._measure(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the condition numbers at the start, and the layers that were warned of."""
+        return {"at_start": self._at_start, "warned": sorted(self._warned)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them over from a checkpoint."""
+        self._at_start = state_dict["at_start"]
+        self._warned = set(state_dict["warned"])
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        spectrum = _spectrum(pl_module)
+        conditions = condition_numbers(spectrum)
+        largest = {name: float(values[0]) for name, values in spectrum.items()}
+        metrics = {f"largest_singular_value/{name}": value for name, value in largest.items()}
+        metrics |= {f"condition_number/{name}": value for name, value in conditions.items()}
+        metrics["critic_condition_number"] = max(conditions.values())
+        complexity = getattr(pl_module, "latest", {}).get("critic_complexity")
+        if complexity is not None:
+            metrics["critic_complexity"] = float(complexity)
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+            logger.save()
+        _write(spectrum, Path(trainer.default_root_dir), trainer.global_step)
+        self._warn(conditions, trainer.global_step)
+
+    def _warn(self, conditions: dict[str, float], step: int) -> None:
+        for name, condition in conditions.items():
+            start = self._at_start.get(name, condition)
+            collapsed = condition > max(self.max_condition_number, _GROWTH * start)
+            if collapsed and name not in self._warned:
+                self._warned.add(name)
+                rank_zero_warn(
+                    f"The critic's layer {name!r} is losing rank: its condition number is "
+                    f"{condition:.3g} at generator step {step:,} and was {start:.3g} at the start. "
+                    "Give the critic a spectral parametrization (spectral: learnable), or go back "
+                    "to an earlier checkpoint and regularise the critic's gradient more."
+                )
+
+
+def condition_numbers(spectrum: dict[str, Tensor]) -> dict[str, float]:
+    """Ratio of the first singular value to the last, for each layer."""
+    return {name: float(values[0] / values[-1]) for name, values in spectrum.items()}
+
+
+def _spectrum(pl_module: LightningModule) -> dict[str, Tensor]:
+    return singular_values(cast(nn.Module, pl_module.critic))
+
+
+def _write(spectrum: dict[str, Tensor], folder: Path, step: int) -> None:
+    path = folder / "spectrum" / f"step_{step:08d}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".csv.part")
+    with unfinished.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["layer", "singular_value"])
+        for name, values in spectrum.items():
+            writer.writerows([name, value] for value in values.tolist())
+    os.replace(unfinished, path)

@@ -1,0 +1,129 @@
+"""Features of real and of generated images, for the callbacks that compare them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from lightning_igm.callbacks.ema import evaluation_weights
+from lightning_igm.metrics.images import image_data, to_uint8, training_images
+from lightning_igm.metrics.rng import isolated_rng
+from lightning_igm.modules.base import ImplicitGenerativeModule
+
+_DIGITS = ("digits", "color_mnist", "stacked_mnist")
+
+
+def data_name(trainer: Trainer) -> str:
+    """Return what the trainer's data are called."""
+    return getattr(getattr(trainer, "datamodule", None), "name", None) or "these images"
+
+
+def are_digits(trainer: Trainer) -> bool:
+    """Tell whether the digit classifier's features suit the trainer's data."""
+    return data_name(trainer) in _DIGITS
+
+
+@contextmanager
+def measurement(device: torch.device, seed: int) -> Iterator[None]:
+    """Run the body without gradients or autocast, with random states of its own.
+
+    Args:
+        device: Where the body computes.
+        seed: Seed of the global random states inside.
+    """
+    with torch.no_grad(), isolated_rng(seed), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def image_features(extractor: nn.Module, images: Tensor) -> Tensor:
+    """Run an extractor in float32 and eval mode.
+
+    Args:
+        extractor: Maps uint8 images to features ``(N, D)``, or to a tuple that begins with them.
+        images: uint8 ``(N, C, H, W)``.
+
+    Returns:
+        Float32 features ``(N, D)``.
+    """
+    output = extractor.to(device=images.device, dtype=torch.float32).eval()(images)
+    features: Tensor = output[0] if isinstance(output, tuple) else output
+    return features.float()
+
+
+def generated_features(
+    extractor: nn.Module,
+    trainer: Trainer,
+    pl_module: LightningModule,
+    *,
+    num_samples: int,
+    batch_size: int,
+    seed: int,
+) -> Tensor:
+    """Generate images with the weights to evaluate, and extract their features.
+
+    Every process generates all of them.
+
+    Args:
+        extractor: See :func:`image_features`.
+        trainer: The trainer whose data module states the range of values.
+        pl_module: The module that generates.
+        num_samples: Number of images.
+        batch_size: Images generated at a time.
+        seed: Seed of the latents.
+
+    Returns:
+        ``(num_samples, D)``; NaN in the rows of images that are not finite.
+    """
+    value_range = image_data(trainer).value_range
+    generator = torch.Generator(pl_module.device).manual_seed(seed)
+    batches = []
+    with evaluation_weights(trainer, pl_module):
+        for start in range(0, num_samples, batch_size):
+            count = min(batch_size, num_samples - start)
+            images = cast(ImplicitGenerativeModule, pl_module).sample(count, generator)
+            finite = images.isfinite().flatten(1).all(1, keepdim=True)
+            features = image_features(extractor, to_uint8(images, value_range))
+            batches.append(features.where(finite, float("nan")))
+    return torch.cat(batches)
+
+
+def real_features(
+    extractor: nn.Module, trainer: Trainer, device: torch.device, limit: int | None = None
+) -> Tensor:
+    """Extract features of the training images, in the data's order, the same on every rank.
+
+    Args:
+        extractor: See :func:`image_features`.
+        trainer: The trainer whose data module has the images.
+        device: Where to compute.
+        limit: Only so many of the first images, or as many as there are; all of them by default.
+
+    Returns:
+        ``(M, D)``.
+    """
+    batches: list[Tensor] = []
+    for images in training_images(image_data(trainer), device):
+        batches.append(image_features(extractor, images))
+        if limit is not None and sum(map(len, batches)) >= limit:
+            break
+    # Shares are contiguous: the first images are those of the first ranks.
+    return _gather_rows(torch.cat(batches)[:limit], trainer.world_size)[:limit]
+
+
+def _gather_rows(rows: Tensor, world_size: int) -> Tensor:
+    """Concatenate the rows of all ranks, which may differ in number."""
+    if world_size == 1:
+        return rows
+    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size)]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    longest = int(torch.cat(counts).max())
+    padded = rows.new_zeros(longest, rows.shape[1])
+    padded[: len(rows)] = rows
+    gathered = [torch.empty_like(padded) for _ in range(world_size)]
+    dist.all_gather(gathered, padded)
+    shares = [share[: int(count)] for share, count in zip(gathered, counts, strict=True)]
+    return torch.cat(shares)

@@ -1,0 +1,293 @@
+"""Smaller learning rates when samples stop getting closer to the data."""
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+
+from lightning_igm.callbacks.features import (
+    are_digits,
+    data_name,
+    generated_features,
+    measurement,
+    real_features,
+)
+from lightning_igm.metrics.digit_classifier import DigitClassifier
+from lightning_igm.metrics.three_sample import KernelSums, kernel_sums, three_sample_test
+from lightning_igm.modules.checks import non_negative, positive
+
+__all__ = ["DecayRule", "KIDLearningRate"]
+
+Entry = TypeVar("Entry")
+
+
+class DecayRule(Generic[Entry]):
+    """When to decay: after so many tests in a row without an improvement on the past.
+
+    Args:
+        patience: Failed tests in a row that make a decay, and entries kept after one.
+        memory: Entries to remember; the test is against the oldest of them, and there is none
+            before there are so many.
+        level: Largest p of an improvement.
+
+    Attributes:
+        past: Remembered entries, oldest first.
+        failures: Failed tests in a row.
+
+    Raises:
+        ValueError: A number is out of range.
+
+    Example:
+        >>> rule = DecayRule(patience=2, memory=3)
+        >>> [rule.update(kid, lambda new, old: float(new >= old)) for kid in (5, 4, 3, 2, 4, 4, 1)]
+        [False, False, False, False, False, True, False]
+        >>> rule.past
+        [2, 4, 1]
+    """
+
+    def __init__(self, patience: int = 3, memory: int = 10, level: float = 0.1) -> None:
+        self.patience = positive("patience", patience)
+        self.memory = positive("memory", memory)
+        if not 0 < level < 1:
+            raise ValueError(f"level: {level} is not allowed; it must be between 0 and 1")
+        self.level = level
+        self.past: list[Entry] = []
+        self.failures = 0
+
+    def update(self, entry: Entry, p: Callable[[Entry, Entry], float]) -> bool:
+        """Take in an entry and tell whether to decay.
+
+        Args:
+            entry: The newest one.
+            p: Called, if there is a test, with this entry and the oldest of the memory: the
+                probability of what is seen if the new one were no better.
+        """
+        if len(self.past) >= self.memory and p(entry, self.past[0]) > self.level:
+            self.failures += 1
+            if self.failures < self.patience:
+                return False
+            self.past = [*self.past, entry][-self.patience :]
+            self.failures = 0
+            return True
+        if len(self.past) >= self.memory:
+            self.failures = 0
+        self.past = [*self.past, entry][-self.memory :]
+        return False
+
+
+class KIDLearningRate(Callback):
+    """Decay the learning rates of all optimizers when the KID stops falling.
+
+    The rule of "Demystifying MMD GANs" (Bińkowski et al., 2018, https://arxiv.org/abs/1801.01401,
+    section 5) as "On gradient regularizers for MMD GANs" (Arbel et al., 2018,
+    https://arxiv.org/abs/1805.11565) trains by it. Every ``every_n_steps`` generator steps, step 0
+    included, as many fresh samples are generated as there are real images to compare with, and
+    tested against the oldest of the last ``memory`` sets of samples (see
+    :func:`~lightning_igm.metrics.three_sample.three_sample_test`). If they are closer to the real
+    images, at ``level``, they take the place of the oldest; after ``patience`` tests in a row that
+    do not show that, ``lr = max(factor * lr, floor)`` for all optimizers, and the last ``patience``
+    sets are remembered. Optimizers keep their other state.
+
+    Samples come from the averaged generator if there is one (see
+    :class:`~lightning_igm.callbacks.ema.GeneratorEMA`). Measuring does not change training by a
+    bit. Checkpoints hold the memory, the failures and the real features (16 MiB for 2,048 of 2,048
+    dimensions): a continued run decides what the run without a break would have decided.
+
+    Loggers get ``three_sample_stat`` with every test, and ``learning_rate`` (the generator's).
+
+    Args:
+        every_n_steps: Generator steps between two tests.
+        num_samples: Number m of generated images, and of real ones: the first of the training set.
+        patience: Failed tests in a row that make a decay, and sets remembered after one.
+        memory: Sets to remember before there is a test.
+        factor: What a decay multiplies learning rates by.
+        floor: Smallest learning rate that a decay makes.
+        level: Largest p of an improvement.
+        variance_floor: Smallest variance that the test divides by. At 1e-5 an improvement is a KID
+            lower by 0.00405 or more wherever the estimated variance is smaller; 0 is no floor.
+        extractor: Maps uint8 images ``(N, C, H, W)`` to features ``(N, D)``, or to a tuple that
+            begins with them; run in float32 and eval mode. None is the digit classifier that ships
+            with this package, on data sets of digits.
+        batch_size: Images generated at a time.
+        seed: Seed of the latents; every test draws others.
+
+    Attributes:
+        decays: Generator steps at which learning rates were decayed.
+
+    Raises:
+        ValueError: A number is out of range; the data are not digits and there is no extractor; an
+            optimizer has a schedule; or there are fewer training images than ``num_samples``.
+
+    Example:
+        >>> rule = KIDLearningRate(every_n_steps=500, num_samples=1000)
+        >>> rule.decays
+        []
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 2000,
+        num_samples: int = 2048,
+        patience: int = 3,
+        memory: int = 10,
+        factor: float = 0.8,
+        floor: float = 1e-6,
+        level: float = 0.1,
+        variance_floor: float = 1e-5,
+        extractor: nn.Module | None = None,
+        batch_size: int = 500,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.every_n_steps = positive("KIDLearningRate.every_n_steps", every_n_steps)
+        if num_samples < 3:
+            raise ValueError(
+                f"KIDLearningRate.num_samples: {num_samples} is not allowed; it must be 3 or more"
+            )
+        if not 0 < factor < 1:
+            raise ValueError(
+                f"KIDLearningRate.factor: {factor} is not allowed; it must be between 0 and 1"
+            )
+        self.num_samples = num_samples
+        self.factor = factor
+        self.floor = non_negative("KIDLearningRate.floor", floor)
+        self.variance_floor = non_negative("KIDLearningRate.variance_floor", variance_floor)
+        self.extractor = extractor
+        self.batch_size = positive("KIDLearningRate.batch_size", batch_size)
+        self.seed = seed
+        self.decays: list[int] = []
+        self._rule: DecayRule[KernelSums] = DecayRule(patience, memory, level)
+        self._real: Tensor | None = None
+        self._step = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that there is an extractor.
+
+        Raises:
+            ValueError: There is none for these data.
+        """
+        if stage == "fit" and self.extractor is None and not are_digits(trainer):
+            raise ValueError(
+                "KIDLearningRate.extractor: null is not allowed with "
+                f"{data_name(trainer)}, which the digit classifier's features do not suit; give a "
+                "module that maps uint8 images (N, C, H, W) to features (N, D)"
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what cannot work, before anything is written; extract the real features.
+
+        Raises:
+            ValueError: An optimizer has a schedule, or there are too few training images.
+        """
+        if trainer.lr_scheduler_configs:
+            kind = type(trainer.lr_scheduler_configs[0].scheduler).__name__
+            raise ValueError(
+                f"KIDLearningRate: a schedule ({kind}) sets the learning rates already; set "
+                "generator_scheduler and critic_scheduler to null, or leave this callback out"
+            )
+        if self._real is not None and len(self._real) != self.num_samples:
+            rank_zero_warn(
+                f"KIDLearningRate.num_samples: {len(self._real)} in the checkpoint, "
+                f"{self.num_samples} now: the rule starts with an empty memory"
+            )
+            self._real = None
+            self._rule.past, self._rule.failures = [], 0
+        if self._real is None:
+            with measurement(pl_module.device, self.seed):
+                real = real_features(
+                    self._extractor(), trainer, pl_module.device, limit=self.num_samples
+                )
+            if len(real) < self.num_samples:
+                raise ValueError(
+                    f"KIDLearningRate.num_samples: {self.num_samples} is not allowed; there are "
+                    f"{len(real)} training images"
+                )
+            self._real = real.cpu()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure step 0."""
+        self._step = trainer.global_step
+        if self._step == 0 and not self._rule.past:
+            self._measure(trainer, pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Measure if this batch reached a multiple of ``every_n_steps``."""
+        before, self._step = self._step, trainer.global_step
+        if self._step // self.every_n_steps > before // self.every_n_steps:
+            self._measure(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that decisions depend on."""
+        return {
+            "past": [sums._asdict() for sums in self._rule.past],
+            "failures": self._rule.failures,
+            "real": self._real,
+            "decays": list(self.decays),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up :meth:`state_dict`."""
+        self._rule.past = [KernelSums(**sums) for sums in state_dict["past"]]
+        self._rule.failures = state_dict["failures"]
+        self._real = state_dict["real"]
+        self.decays = list(state_dict["decays"])
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the rule take in fresh samples, and decay if it says so."""
+        sums = self._fresh_sums(trainer, pl_module)
+        if not all(values.isfinite().all() for values in sums):
+            rank_zero_warn("KIDLearningRate: samples are not finite; they are not tested")
+            return
+        logged: dict[str, float] = {}
+
+        def p(new: KernelSums, old: KernelSums) -> float:
+            test = three_sample_test(new, old, self.variance_floor)
+            logged["three_sample_stat"] = float(test.stat)
+            return float(test.p)
+
+        if self._rule.update(sums, p):
+            self.decays.append(trainer.global_step)
+            self._decay(trainer)
+        logged["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        for logger in trainer.loggers:
+            logger.log_metrics(logged, step=trainer.global_step)
+
+    def _fresh_sums(self, trainer: Trainer, pl_module: LightningModule) -> KernelSums:
+        """Sums of samples that no earlier test has seen; those of rank 0, on the CPU."""
+        real = cast(Tensor, self._real)
+        device = pl_module.device
+        # Draws of different steps must be independent: the test's variance takes them to be.
+        seed = self.seed + trainer.global_step
+        with measurement(device, seed):
+            fake = generated_features(
+                self._extractor(),
+                trainer,
+                pl_module,
+                num_samples=self.num_samples,
+                batch_size=self.batch_size,
+                seed=seed,
+            )
+            sums = kernel_sums(real.to(device), fake)
+        return KernelSums(*trainer.strategy.broadcast([values.cpu() for values in sums]))
+
+    def _decay(self, trainer: Trainer) -> None:
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                # A rate that was set below the floor stays where it is.
+                group["lr"] = min(group["lr"], max(self.factor * group["lr"], self.floor))
+        rates = ", ".join(f"{o.param_groups[0]['lr']:.3g}" for o in trainer.optimizers)
+        rank_zero_info(f"KIDLearningRate: learning rates {rates} from step {trainer.global_step}")
+
+    def _extractor(self) -> nn.Module:
+        if self.extractor is None:
+            self.extractor = DigitClassifier.pretrained()
+        return self.extractor
