@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf.errors import OmegaConfBaseException
 
 import datamodules
-from lightning_igm import modules, networks
+from lightning_igm import callbacks, modules, networks
 from lightning_igm.callbacks import (
     ExactResume,
     GeneratorCheckpoint,
@@ -67,6 +67,7 @@ _KNOWN_CLASSES = {
     "critic": [name for name in networks.__all__ if name.endswith("Critic")],
     "generator_optimizer": _OPTIMIZERS,
     "critic_optimizer": _OPTIMIZERS,
+    "callbacks": callbacks.__all__,
     "kernel": [name for name in kernels.__all__ if name not in ("Kernel", "Pairs")],
 }
 

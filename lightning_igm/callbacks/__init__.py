@@ -1,6 +1,7 @@
 """Callbacks: sample grids, averages, scores, learning rates, checkpoints."""
 
 from lightning_igm.callbacks.checkpoint import ExactResume, GeneratorCheckpoint
+from lightning_igm.callbacks.critic_spectrum import CriticSpectrum
 from lightning_igm.callbacks.ema import GeneratorEMA
 from lightning_igm.callbacks.image_metrics import ImageMetrics
 from lightning_igm.callbacks.kid_learning_rate import KIDLearningRate
@@ -9,6 +10,7 @@ from lightning_igm.callbacks.progress import GeneratorProgressBar
 from lightning_igm.callbacks.sample_grid import SampleGrid
 
 __all__ = [
+    "CriticSpectrum",
     "ExactResume",
     "GeneratorCheckpoint",
     "GeneratorEMA",

@@ -16,7 +16,7 @@ from lightning_igm.callbacks.features import (
 )
 from lightning_igm.metrics.digit_classifier import DigitClassifier
 from lightning_igm.metrics.three_sample import KernelSums, kernel_sums, three_sample_test
-from lightning_igm.modules.checks import non_negative, positive
+from lightning_igm.modules.checks import above_zero, non_negative, positive
 
 __all__ = ["DecayRule", "KIDLearningRate"]
 
@@ -112,13 +112,16 @@ class KIDLearningRate(Callback):
             with this package, on data sets of digits.
         batch_size: Images generated at a time.
         seed: Seed of the latents; every test draws others.
+        coefficient_factor: What a decay multiplies the module's ``coefficient`` by: s of SMMDGAN
+            and SWGAN.
 
     Attributes:
         decays: Generator steps at which learning rates were decayed.
 
     Raises:
         ValueError: A number is out of range; the data are not digits and there is no extractor; an
-            optimizer has a schedule; or there are fewer training images than ``num_samples``.
+            optimizer has a schedule; there are fewer training images than ``num_samples``; or the
+            module has no ``coefficient`` to multiply.
 
     Example:
         >>> rule = KIDLearningRate(every_n_steps=500, num_samples=1000)
@@ -139,6 +142,7 @@ class KIDLearningRate(Callback):
         extractor: nn.Module | None = None,
         batch_size: int = 500,
         seed: int = 0,
+        coefficient_factor: float = 1.0,
     ) -> None:
         super().__init__()
         self.every_n_steps = positive("KIDLearningRate.every_n_steps", every_n_steps)
@@ -157,18 +161,31 @@ class KIDLearningRate(Callback):
         self.extractor = extractor
         self.batch_size = positive("KIDLearningRate.batch_size", batch_size)
         self.seed = seed
+        self.coefficient_factor = above_zero(
+            "KIDLearningRate.coefficient_factor", coefficient_factor
+        )
         self.decays: list[int] = []
         self._rule: DecayRule[KernelSums] = DecayRule(patience, memory, level)
         self._real: Tensor | None = None
         self._step = 0
+        self._coefficient = 1.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that there is an extractor.
+        """Check that there are an extractor and, if it is to change, a coefficient.
 
         Raises:
-            ValueError: There is none for these data.
+            ValueError: There is no extractor for these data, or no coefficient.
         """
-        if stage == "fit" and self.extractor is None and not are_digits(trainer):
+        if stage != "fit":
+            return
+        if self.coefficient_factor != 1:
+            if not hasattr(pl_module, "coefficient"):
+                raise ValueError(
+                    f"KIDLearningRate.coefficient_factor: {self.coefficient_factor} is not allowed "
+                    f"with {type(pl_module).__name__}, which has no coefficient; it must be 1"
+                )
+            self._coefficient = cast(float, pl_module.coefficient)
+        if self.extractor is None and not are_digits(trainer):
             raise ValueError(
                 "KIDLearningRate.extractor: null is not allowed with "
                 f"{data_name(trainer)}, which the digit classifier's features do not suit; give a "
@@ -209,6 +226,7 @@ class KIDLearningRate(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure step 0."""
         self._step = trainer.global_step
+        self._set_coefficient(pl_module)
         if self._step == 0 and not self._rule.past:
             self._measure(trainer, pl_module)
 
@@ -224,6 +242,11 @@ class KIDLearningRate(Callback):
         before, self._step = self._step, trainer.global_step
         if self._step // self.every_n_steps > before // self.every_n_steps:
             self._measure(trainer, pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the module the coefficient that it was made with: another fit begins with it."""
+        if stage == "fit" and self.coefficient_factor != 1:
+            pl_module.coefficient = self._coefficient  # type: ignore[assignment]
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that decisions depend on."""
@@ -257,6 +280,7 @@ class KIDLearningRate(Callback):
         if self._rule.update(sums, p):
             self.decays.append(trainer.global_step)
             self._decay(trainer)
+            self._set_coefficient(pl_module)
         logged["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=trainer.global_step)
@@ -286,6 +310,11 @@ class KIDLearningRate(Callback):
                 group["lr"] = min(group["lr"], max(self.factor * group["lr"], self.floor))
         rates = ", ".join(f"{o.param_groups[0]['lr']:.3g}" for o in trainer.optimizers)
         rank_zero_info(f"KIDLearningRate: learning rates {rates} from step {trainer.global_step}")
+
+    def _set_coefficient(self, pl_module: LightningModule) -> None:
+        if self.coefficient_factor != 1:
+            share = self.coefficient_factor ** len(self.decays)
+            pl_module.coefficient = self._coefficient * share  # type: ignore[assignment]
 
     def _extractor(self) -> nn.Module:
         if self.extractor is None:

@@ -184,7 +184,8 @@ def _vector_jacobian_products(features: Tensor, images: Tensor, vectors: Tensor)
     with autocast_off(images):
         if len(vectors) == 1:
             return product(vectors[0])[None]
-        return torch.vmap(product)(vectors)
+        # All outputs at once keep a GPU busy; on a CPU they fall out of its caches.
+        return torch.vmap(product, chunk_size=1 if images.device.type == "cpu" else None)(vectors)
 
 
 def _basis(features: Tensor) -> Tensor:

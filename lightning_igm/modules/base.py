@@ -227,7 +227,10 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         """
         network: nn.Module = getattr(self, player)
         parameters = [p for p in network.parameters() if p.requires_grad]
-        gradients = mean_gradients(torch.autograd.grad(loss, parameters, materialize_grads=True))
+        # Autocast would also take what goes back through float32 layers in lower precision.
+        with torch.autocast(self.device.type, enabled=False):
+            own = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        gradients = mean_gradients(own)
         self._watch(player, loss, gradients)
         if self.gradient_clip is not None:
             norms = torch.stack(torch._foreach_norm(gradients))

@@ -232,6 +232,38 @@ def test_adam_keeps_its_state(tmp_path):
     assert set(averages.steps) == {6}
 
 
+class Scaled(TinyGAN):
+    """Has a coefficient, and keeps that of every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.coefficient = 10.0
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(self.coefficient)
+        super().training_step(batch, batch_idx)
+
+
+def test_the_coefficient_is_multiplied_too_and_a_continued_run_goes_on_with_it(tmp_path):
+    model, rule = Scaled(), tiny_rule(coefficient_factor=0.5)
+    trainer = tiny_trainer(tmp_path, rule, max_steps=5)
+    trainer.fit(model, datamodule=TinyImages())
+    assert model.seen == [10, 10, 5, 5, 2.5]
+    assert model.coefficient == 10
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    model, rule = Scaled(), tiny_rule(coefficient_factor=0.5)
+    trainer = tiny_trainer(tmp_path, rule, max_steps=7)
+    trainer.fit(model, datamodule=TinyImages(), ckpt_path=tmp_path / "half.ckpt")
+    assert model.seen == [2.5, 1.25]
+
+
+def test_a_factor_without_a_coefficient_is_refused(tmp_path):
+    message = "coefficient_factor: 0.5 is not allowed with TinyGAN, which has no coefficient"
+    with pytest.raises(ValueError, match=message):
+        fitted_state(tmp_path, tiny_rule(coefficient_factor=0.5))
+
+
 # --- training does not notice -----------------------------------------------------------------
 
 
@@ -411,6 +443,7 @@ def test_samples_that_are_not_finite_are_not_tested(tmp_path):
         ({"level": 0.0}, "level: 0.0 is not allowed; it must be between 0 and 1"),
         ({"level": 1.0}, "level: 1.0 is not allowed"),
         ({"variance_floor": -1.0}, "variance_floor: -1.0 is not allowed"),
+        ({"coefficient_factor": 0}, "coefficient_factor: 0 is not allowed; it must be"),
         ({"batch_size": 0}, "batch_size: 0 is not allowed; it must be 1 or more"),
     ],
 )
