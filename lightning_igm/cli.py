@@ -29,8 +29,8 @@ from lightning_igm.callbacks import (
     PredictionWriter,
     SampleGrid,
 )
+from lightning_igm.checks import supported_precision
 from lightning_igm.losses import kernels
-from lightning_igm.modules.checks import supported_precision
 from lightning_igm.run import (
     MetricsCSV,
     SaveRunConfig,

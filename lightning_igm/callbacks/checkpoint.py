@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_igm.checks import positive
 from lightning_igm.modules.base import ImplicitGenerativeModule, NonFiniteLossError
-from lightning_igm.modules.checks import positive
 from lightning_igm.run import CHECKPOINTS, MetricsCSV, check_no_run
 
 __all__ = ["ExactResume", "GeneratorCheckpoint"]

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_igm.modules.checks import positive
+from lightning_igm.checks import positive
 from lightning_igm.networks.spectral import singular_values
 
 __all__ = ["CriticSpectrum"]

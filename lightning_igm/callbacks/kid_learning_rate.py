@@ -14,9 +14,9 @@ from lightning_igm.callbacks.features import (
     measurement,
     real_features,
 )
+from lightning_igm.checks import above_zero, non_negative, positive
 from lightning_igm.metrics.digit_classifier import DigitClassifier
 from lightning_igm.metrics.three_sample import KernelSums, kernel_sums, three_sample_test
-from lightning_igm.modules.checks import above_zero, non_negative, positive
 
 __all__ = ["DecayRule", "KIDLearningRate"]
 

@@ -1,33 +1,11 @@
-"""What the losses share: their precision, and one-line errors."""
+"""What the losses share: their precision, and the form of features."""
 
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
-__all__ = ["as_features", "autocast_off", "non_negative", "positive", "widened"]
-
-
-def positive(name: str, value: float) -> float:
-    """Check that a number is above 0 and finite.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name}: {value} is not allowed; it must be above 0, and finite")
-    return value
-
-
-def non_negative(name: str, value: float) -> float:
-    """Check that a number is 0 or more and finite.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name}: {value} is not allowed; it must be 0 or more, and finite")
-    return value
+__all__ = ["as_features", "autocast_off", "widened"]
 
 
 def autocast_off(tensor: Tensor) -> AbstractContextManager[None]:

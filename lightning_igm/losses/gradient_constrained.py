@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_igm.checks import above_zero, non_negative
 from lightning_igm.distributed import all_sum, gather, world_size
-from lightning_igm.losses._support import autocast_off, non_negative, positive
+from lightning_igm.losses._support import autocast_off
 from lightning_igm.losses.jacobians import Critic, features_and_jacobians, features_of
 from lightning_igm.losses.kernels import Kernel
 from lightning_igm.losses.mmd import mmd2
@@ -148,7 +149,7 @@ def gradient_constrained_mmd2(
         >>> round(value.item(), 4)
         1.1177
     """
-    positive("lam", lam)
+    above_zero("lam", lam)
     if rank is not None and rank < 1:
         raise ValueError(f"rank: {rank} is not allowed; it must be 1 or more, or None")
     non_negative("tolerance", tolerance)

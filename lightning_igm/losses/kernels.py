@@ -13,7 +13,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from lightning_igm.losses._support import as_features, autocast_off, positive
+from lightning_igm.checks import above_zero
+from lightning_igm.losses._support import as_features, autocast_off
 
 __all__ = [
     "Distance",
@@ -164,7 +165,7 @@ class Gaussian(_Radial):
     """
 
     def __init__(self, bandwidth: float = 1.0) -> None:
-        self.bandwidth = positive("bandwidth", bandwidth)
+        self.bandwidth = above_zero("bandwidth", bandwidth)
 
     def value(self, squared_distances: Tensor) -> Tensor:
         """Values of g at squared distances."""
@@ -197,7 +198,7 @@ class RationalQuadratic(_Radial):
     """
 
     def __init__(self, alpha: float = 1.0) -> None:
-        self.alpha = positive("alpha", alpha)
+        self.alpha = above_zero("alpha", alpha)
 
     def value(self, squared_distances: Tensor) -> Tensor:
         """Values of g at squared distances."""
@@ -231,7 +232,7 @@ class InverseMultiquadric(_Radial):
     """
 
     def __init__(self, c: float = 1.0) -> None:
-        self.c = positive("c", c)
+        self.c = above_zero("c", c)
 
     def value(self, squared_distances: Tensor) -> Tensor:
         """Values of g at squared distances."""
@@ -333,7 +334,7 @@ class Sum(Kernel):
                 f"{len(self.kernels)} kernels"
             )
         for weight in self.weights:
-            positive("weights", weight)
+            above_zero("weights", weight)
 
     def gram(self, pairs: Pairs) -> Tensor:
         """Values ``(N, M)`` of all pairs."""

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_igm.checks import above_zero
 from lightning_igm.distributed import gather
-from lightning_igm.losses._support import as_features, autocast_off, positive
+from lightning_igm.losses._support import as_features, autocast_off
 from lightning_igm.losses.gradient_constrained import Functionals, inner_products
 from lightning_igm.losses.kernels import Kernel
 from lightning_igm.losses.mmd import mmd2
@@ -59,7 +60,7 @@ def lipschitz_mmd(kernel: Kernel, x: Tensor, y: Tensor, z: Tensor, lam: float) -
         >>> lipschitz_mmd(Gaussian(1.0), x, y, z, lam=0.5)
         tensor(1.1136)
     """
-    positive("lam", lam)
+    above_zero("lam", lam)
     dtype = as_features("x", x).dtype
     named = {"x": x, "y": y, "z": z}
     x, y, z = (as_features(name, points).double() for name, points in named.items())

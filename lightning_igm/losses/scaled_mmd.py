@@ -7,8 +7,9 @@ kernel K on the features of a critic phi.
 
 from torch import Tensor
 
+from lightning_igm.checks import above_zero, non_negative
 from lightning_igm.distributed import all_mean
-from lightning_igm.losses._support import as_features, autocast_off, non_negative, positive, widened
+from lightning_igm.losses._support import as_features, autocast_off, widened
 from lightning_igm.losses.gradient_constrained import gradient_constrained_mmd2
 from lightning_igm.losses.jacobians import (
     Critic,
@@ -134,7 +135,7 @@ def smmd_scale(
         >>> smmd_scale(torch.tensor([0.1, 0.7]))
         tensor(0.2000)
     """
-    positive("coefficient", coefficient)
+    above_zero("coefficient", coefficient)
     complexity = widened(squared_norms).mean()
     if features is not None:
         complexity = complexity + as_features("features", features).square().mean()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_igm.modules.checks import non_negative
+from lightning_igm.checks import non_negative
 
 __all__ = ["KernelSums", "ThreeSampleTest", "kernel_sums", "three_sample_test"]
 

@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from lightning_igm.checks import positive
 from lightning_igm.modules.base import ImplicitGenerativeModule
-from lightning_igm.modules.checks import positive
 from lightning_igm.networks.spectral import advance_spectral_norms
 
 __all__ = ["AdversarialModule"]

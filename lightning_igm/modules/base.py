@@ -12,8 +12,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_igm.checks import above_zero, one_of, positive, supported_precision
 from lightning_igm.distributed import mean_gradients, rank, world_size
-from lightning_igm.modules.checks import above_zero, one_of, positive, supported_precision
 from lightning_igm.modules.settings import apply_changes, settings_of
 from lightning_igm.modules.support import (
     eval_mode,

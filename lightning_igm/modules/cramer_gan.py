@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_igm.checks import non_negative
 from lightning_igm.losses.cramer import cramer_critic_loss, cramer_generator_loss, cramer_penalty
 from lightning_igm.losses.jacobians import features_of
 from lightning_igm.modules.adversarial import AdversarialModule
-from lightning_igm.modules.checks import non_negative
 
 __all__ = ["CramerGAN"]
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_igm.checks import above_zero, positive
 from lightning_igm.losses.gradient_constrained import gradient_constrained_mmd2
 from lightning_igm.losses.kernels import Gaussian, Kernel
-from lightning_igm.modules.checks import above_zero, positive
 from lightning_igm.modules.discrepancy import DiscrepancyGAN
 
 __all__ = ["GCMMDGAN"]

@@ -5,11 +5,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_igm.checks import non_negative, one_of
 from lightning_igm.losses.jacobians import features_of
 from lightning_igm.losses.kernels import Gaussian, Kernel
 from lightning_igm.losses.mmd import mmd2
 from lightning_igm.losses.penalties import activation_penalty, witness_penalty
-from lightning_igm.modules.checks import non_negative, one_of
 from lightning_igm.modules.discrepancy import DiscrepancyGAN
 from lightning_igm.networks.base import activations
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_igm.checks import non_negative, one_of, positive
 from lightning_igm.distributed import all_mean, all_sum, mean_gradients, world_size
 from lightning_igm.losses.adversarial import logistic_critic_loss
 from lightning_igm.losses.moments import (
@@ -16,7 +17,6 @@ from lightning_igm.losses.moments import (
     moment_statistics,
 )
 from lightning_igm.modules.adversarial import AdversarialModule
-from lightning_igm.modules.checks import non_negative, one_of, positive
 from lightning_igm.modules.support import kept_buffers
 
 __all__ = ["MoLM"]

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lightning_igm.checks import above_zero, non_negative, one_of
 from lightning_igm.losses.jacobians import (
     features_and_squared_jacobian_norms,
     features_of,
@@ -14,7 +15,6 @@ from lightning_igm.losses.kernels import Gaussian, Kernel
 from lightning_igm.losses.mmd import Estimator, mmd2
 from lightning_igm.losses.penalties import interpolates
 from lightning_igm.losses.scaled_mmd import smmd_scale, squared_sigma
-from lightning_igm.modules.checks import above_zero, non_negative, one_of
 from lightning_igm.modules.discrepancy import DiscrepancyGAN
 
 __all__ = ["SMMDGAN"]

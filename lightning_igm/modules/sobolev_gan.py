@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_igm.checks import above_zero, non_negative
 from lightning_igm.losses.adversarial import wasserstein_critic_loss, wasserstein_generator_loss
 from lightning_igm.losses.penalties import values_and_sobolev_constraint
 from lightning_igm.modules.adversarial import AdversarialModule
-from lightning_igm.modules.checks import above_zero, non_negative
 from lightning_igm.networks.spectral import raw_weight
 
 __all__ = ["SobolevGAN"]

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_igm.checks import above_zero
 from lightning_igm.distributed import all_mean
 from lightning_igm.losses.jacobians import features_and_squared_jacobian_norms, features_of
 from lightning_igm.losses.scaled_mmd import smmd_scale
-from lightning_igm.modules.checks import above_zero
 from lightning_igm.modules.discrepancy import DiscrepancyGAN
 
 __all__ = ["SWGAN"]

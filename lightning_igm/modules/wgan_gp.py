@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_igm.checks import non_negative
 from lightning_igm.losses.adversarial import wasserstein_critic_loss, wasserstein_generator_loss
 from lightning_igm.losses.penalties import gradient_penalty
 from lightning_igm.modules.adversarial import AdversarialModule
-from lightning_igm.modules.checks import non_negative
 
 __all__ = ["WGANGP"]
 

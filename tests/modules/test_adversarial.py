@@ -38,7 +38,7 @@ def test_without_bursts_all_rounds_are_equal():
         ({"critic_burst_steps": 0}, r"critic_burst_steps: 0 is not allowed"),
         ({"critic_burst_interval": 0}, r"critic_burst_interval: 0 is not allowed"),
         ({"critic_burst_start": -1}, r"critic_burst_start: -1 is not allowed"),
-        ({"gradient_clip": 0.0}, r"gradient_clip: 0.0 is not allowed; it must be more than 0"),
+        ({"gradient_clip": 0.0}, r"gradient_clip: 0.0 is not allowed; it must be above 0"),
         ({"gradient_clip": float("nan")}, r"gradient_clip: nan is not allowed"),
     ],
 )

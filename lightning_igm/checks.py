@@ -17,13 +17,13 @@ def positive(name: str, value: int, *, zero: bool = False) -> int:
 
 
 def above_zero(name: str, value: float) -> float:
-    """Check that a number is more than 0 and finite.
+    """Check that a number is above 0 and finite.
 
     Raises:
         ValueError: It is not.
     """
     if not 0 < value < float("inf"):
-        raise ValueError(f"{name}: {value} is not allowed; it must be more than 0, and finite")
+        raise ValueError(f"{name}: {value} is not allowed; it must be above 0, and finite")
     return value
 
 
