@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_igm.checks import above_zero, one_of, positive, supported_precision
-from lightning_igm.distributed import mean_gradients, rank, world_size
+from lightning_igm.distributed import all_mean, mean_gradients, rank, world_size
 from lightning_igm.modules.settings import apply_changes, settings_of
 from lightning_igm.modules.support import (
     eval_mode,
@@ -350,13 +350,13 @@ class ImplicitGenerativeModule(LightningModule, ABC):
     def _watch(self, player: Player, loss: Tensor, gradients: list[Tensor]) -> None:
         """Remember the first step that was not finite, without waiting for the device.
 
-        Gradients are those of the global batch: all ranks see the same.
+        Gradients and loss are those of the global batch: all ranks see the same, and stop together.
         """
         first = self._first_non_finite.get(player)
         if first is None:
             first = torch.full((), _NEVER, device=loss.device)
         norms = torch.stack(torch._foreach_norm(gradients)).sum()
-        finite = (loss.detach() + norms).isfinite()
+        finite = (all_mean(loss.detach()) + norms).isfinite()
         step = torch.where(finite, _NEVER, self.global_step)
         self._first_non_finite[player] = torch.minimum(first, step)
 

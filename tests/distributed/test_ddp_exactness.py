@@ -8,7 +8,7 @@ from torch.optim import SGD, Adam
 from two_ranks import started
 
 from datamodules import ImageDataModule
-from lightning_igm.distributed import world_size
+from lightning_igm.distributed import rank, world_size
 from lightning_igm.losses.moments import mean_moments
 from lightning_igm.modules import (
     GAN,
@@ -20,6 +20,7 @@ from lightning_igm.modules import (
     WGANGP,
     CramerGAN,
     MoLM,
+    NonFiniteLossError,
     SobolevGAN,
 )
 from lightning_igm.networks import DCGANCritic, DCGANGenerator, spectral_norm
@@ -66,6 +67,14 @@ class LocalPenalty(MoLM):
             return super().critic_loss(real, fake)
         finally:
             molm.all_mean = everything
+
+
+class LosesItsLoss(GAN):
+    """On one rank the loss is NaN, and its gradients are sound."""
+
+    def generator_loss(self, real, fake):
+        loss = super().generator_loss(real, fake)
+        return loss + float("nan") if rank() == 1 else loss
 
 
 MOLM = {"critic_steps": 2, "critic_interval": 2, "penalty_weight": 5.0}
@@ -172,6 +181,19 @@ def test_two_ranks_train_like_one_process_on_the_joined_batch(ranks, name, optim
     if moments is not None:
         assert torch.equal(first[3], second[3])
         assert furthest(first[3], moments) < 1e-8
+
+
+def stopped():
+    RUNS["lost loss"] = (LosesItsLoss, {})
+    try:
+        train("lost loss", SGD)
+    except NonFiniteLossError as error:
+        return str(error)
+
+
+def test_a_loss_that_is_lost_on_one_rank_stops_all(ranks):
+    for message in ranks.run(stopped):
+        assert "generator_loss is not finite at generator step 0" in message
 
 
 @pytest.mark.parametrize("name", WRONG_RUNS)
