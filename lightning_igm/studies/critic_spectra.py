@@ -27,7 +27,8 @@ from lightning_igm.studies._figure import figure, out_folder, write_table
 
 __all__ = ["condition_numbers", "main", "train"]
 
-WIDTH, LATENT_DIM, BATCH = 32, 8, 200
+# Widths that fall: the condition number of a square layer is mostly chance.
+WIDTHS, LATENT_DIM, BATCH = (2, 64, 32, 16, 1), 8, 200
 CRITIC_STEPS, LEARNING_RATE = 5, 1e-3
 STEPS, EVERY = 3000, 50
 
@@ -62,7 +63,7 @@ def train(
     """
     torch.manual_seed(seed)
     generator = perceptron(LATENT_DIM, 64, 64, 2)
-    critic = perceptron(2, WIDTH, WIDTH, WIDTH, 1)
+    critic = perceptron(*WIDTHS)
     if spectral:
         spectral_norm(critic)
     data = RingDataModule(batch_size=BATCH, seed=seed)
