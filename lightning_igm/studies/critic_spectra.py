@@ -116,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for axes in (layers, complexity, value):
             axes.set(xlabel="generator steps")
             axes.legend(fontsize="small")
+        layers.legend(fontsize="x-small", ncols=2, loc="lower center", bbox_to_anchor=(0.5, 0.06))
     write_table(folder / "critic_spectra.csv", table)
 
 
