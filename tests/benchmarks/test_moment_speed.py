@@ -18,7 +18,7 @@ more for the inputs and one more for the weights):
 
 - The way by vmap(grad) takes 10 (Color MNIST) and 4.4 (CIFAR-10) GAN critic updates (measured
   on two cores), so that at MoLM's floors it would be 6.2 and 2.4 times as slow as MoLM's; measured
-  are 4.9 to 5.5 and 2.3 to 2.7. The limits below leave room for the noise of single calls.
+  are 4.5 to 5.5 and 2.1 to 2.7. The limits below leave room for the noise of single calls.
 
 - A GAN's iteration is 8 (the generator's update needs a forward pass and gradients in inputs) and
   4 passes of the generator. MoLM's generator update is 5 and 3: moments are 3, and differentiating
