@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import copied, fit, same, tiny, tiny_critic
+from tiny_models import copied, fit, tiny, tiny_critic
 from torch import nn
 
 from lightning_igm import (
@@ -123,9 +123,10 @@ def test_sobolev_multiplier_grows_by_rho_omega_each_critic_step():
     model = tiny(SobolevGAN, critic=critic, rho=0.1, weight_decay=0.0, last_weight_decay=0.0)
     images = torch.zeros(2, 3, dtype=torch.float64)
     parts = []
+    model.generate = lambda n: images[:n]
+    model.update = lambda player, loss: parts.append(loss.item())
     for _ in range(2):
-        parts.append(model.critic_loss(images, images).item())
-        model.multiplier += model.rho * model._constraint
+        model.critic_step(images)
     assert parts == pytest.approx([0.2, 0.6])
     assert model.multiplier.item() == pytest.approx(0.4)
 
@@ -147,11 +148,7 @@ def test_sobolev_multiplier_is_trained_and_saved():
 
 
 @each_method
-def test_both_players_get_better_at_their_losses(kind, settings):
-    critic_only = tiny(kind, critic_steps=8, **settings)
-    generator = copied(critic_only.generator)
-    fit(critic_only, max_steps=1)
-    assert not same(copied(critic_only.generator), generator)
+def test_training_moves_both_players_and_stays_finite(kind, settings):
     model = tiny(kind, critic_steps=1, **settings)
     before = copied(model)
     fit(model, max_steps=2)
@@ -162,10 +159,13 @@ def test_both_players_get_better_at_their_losses(kind, settings):
     assert all(value.isfinite().all() for value in after.values())
 
 
-@each_method
-def test_the_generators_gradient_matches_finite_differences(kind, settings):
-    if settings.get("mu", "real") != "real":
-        pytest.skip("the scale at other points than real ones is a constant by definition")
+# Scales at points that come from the fakes are constants by definition, not by arithmetic.
+SMOOTH = [name for name in METHODS if name not in ("smmd-fake", "smmd-interp", "smmd-mix")]
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_the_generators_gradient_matches_finite_differences(name):
+    kind, settings = METHODS[name]
     torch.manual_seed(0)
     model = tiny(kind, **settings).double()
     model.generator.eval()
