@@ -7,6 +7,7 @@ from torch import nn
 from lightning_igm.networks._checks import check_choice, check_positive
 from lightning_igm.networks.base import LEAKY_SLOPE, SequentialCritic, SequentialGenerator
 from lightning_igm.networks.init import InitName, initialize_weights
+from lightning_igm.networks.spectral import SpectralName, spectral_norm
 
 __all__ = ["DCGANCritic", "DCGANGenerator", "OutputName"]
 
@@ -142,6 +143,9 @@ class DCGANCritic(SequentialCritic):
         init: ``"normal"`` for weights from N(0, 0.02), ``"he"``, or ``"default"`` for PyTorch's own
             (:func:`~lightning_igm.networks.initialize_weights`).
         out_dim: Outputs for each image, the D features that a kernel compares.
+        spectral: Spectral parametrization of all weights: ``"none"``, ``"learnable"`` with a scale
+            for each layer, ``"fixed"`` with scales of 1
+            (:func:`~lightning_igm.networks.spectral_norm`).
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -164,8 +168,10 @@ class DCGANCritic(SequentialCritic):
         stride4: bool = False,
         init: InitName = "normal",
         out_dim: int = 1,
+        spectral: SpectralName = "none",
     ) -> None:
         check_positive(channels=channels, width=width, out_dim=out_dim)
+        check_choice("spectral", spectral, SpectralName)
         widths = [channels, *_widths(image_size, width, kernel_size, stride4)]
 
         layers: list[nn.Module] = []
@@ -195,6 +201,8 @@ class DCGANCritic(SequentialCritic):
 
         super().__init__(nn.Sequential(*layers), image_shape=(channels, image_size, image_size))
         initialize_weights(self, init, LEAKY_SLOPE)
+        if spectral != "none":
+            spectral_norm(self, spectral)
 
 
 def _widths(image_size: int, width: int, kernel_size: int, stride4: bool) -> list[int]:

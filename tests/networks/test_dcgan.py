@@ -186,7 +186,17 @@ def test_bad_arguments(network: type[nn.Module], arguments: dict[str, Any], mess
     assert str(error.value) == message
 
 
+def test_spectral_parametrization_adds_a_scale_per_layer() -> None:
+    plain, learnable, fixed = (
+        sum(p.numel() for p in DCGANCritic(width=2, spectral=name).parameters())
+        for name in ("none", "learnable", "fixed")
+    )
+    assert (learnable, fixed) == (plain + 5, plain)
+
+
 def test_bad_arguments_of_one_network() -> None:
+    with pytest.raises(ValueError, match=r"^spectral='sn': allowed are 'none', 'learnable'"):
+        DCGANCritic(spectral="sn")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^output='relu': allowed are 'sigmoid', 'tanh'$"):
         DCGANGenerator(output="relu")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^latent_dim=0: must be at least 1$"):

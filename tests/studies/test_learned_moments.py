@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lightning_igm.studies.learned_moments import Curve, main, read_curve, summary
+from lightning_igm.studies._runs import Curve, read_curve
+from lightning_igm.studies.learned_moments import main, summary
 
 
 def curve(*fid: float, seconds: float = 100.0) -> Curve:

@@ -1,0 +1,73 @@
+"""The comparison of all methods on the digits: its arithmetic, and a tiny run of it."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightning_igm.studies._runs import Curve, train_all
+from lightning_igm.studies.digits import METHODS, Run, main, summary
+
+
+def run(*fid: float, seconds: float = 100.0, condition: float = 5.0) -> Run:
+    steps = np.arange(1.0, len(fid) + 1) * 10
+    curve = Curve(steps, np.array(fid), seconds)
+    return Run(
+        curve,
+        curve._replace(score=curve.score / 1000),
+        curve._replace(score=np.full(len(fid), condition)),
+    )
+
+
+def test_methods_are_compared_at_equal_steps_and_equal_time():
+    table = summary(
+        {
+            "short": [run(8, 4, seconds=50), run(6, 2, seconds=50, condition=7)],
+            "long": [run(9, 1, 1, 1), run(9, 1, 1, 1)],
+        }
+    )
+    assert "FID after 20 steps | FID after 50 s" in table
+    short, long = table.splitlines()[3], table.splitlines()[2]
+    assert short == (
+        "| short | 3.00 ± 1.41 (2.00 to 4.00) | 3.00 ± 1.41 (2.00 to 4.00) | "
+        "3.00 ± 1.41 (2.00 to 4.00) | 2500 | 7.0 | 0 of 2 |"
+    )
+    assert long.startswith("| long | 1.00 ± 0.00 (1.00 to 1.00) | 1.00 ± 0.00")
+
+
+def test_diverged_runs_are_counted_and_come_last():
+    good = [run(9, 9), run(9, 9)]
+    table = summary({"bad": [None, None], "half": [None, run(3, 2)], "good": good})
+    lines = table.splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == ["| half", "| good", "| bad"]
+    assert lines[2] == "| bad | - | - | - | - | - | 2 of 2 |"
+    assert lines[0].startswith("| half | 2.00 (2.00 to 2.00) |")
+    assert lines[0].endswith("| 1 of 2 |")
+
+
+@pytest.mark.slow
+def test_study_trains_scores_and_counts(tmp_path):
+    arguments = ["--out", str(tmp_path), "--seeds", "0", "--methods", "GAN", "WGAN-GP"]
+    arguments += ["--trainer.max_steps=4", "--metrics.every_n_steps=2", "--metrics.num_samples=600"]
+    arguments += ["--trainer.callbacks.every_n_steps=2"]
+    table = main(arguments)
+    assert "| GAN |" in table
+    assert "| WGAN-GP |" in table
+    with (tmp_path / "scores.csv").open() as file:
+        assert [row["generator_step"] for row in csv.DictReader(file)] == ["2.0", "4.0"] * 2
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert main(arguments) == table
+
+
+def test_diverged_run_is_no_failure_of_the_study(tmp_path):
+    folder = tmp_path / "GAN-0"
+    folder.mkdir()
+    (folder / "seconds.txt").write_text("3.0\n")
+    (folder / "log.txt").write_text("error: critic_loss is not finite at generator step 3; ...\n")
+    assert train_all({folder: ("configs/gan/digits.yaml", 0)}, []) == [folder]
+
+
+def test_every_preset_is_there():
+    root = Path(__file__).parents[2] / "configs"
+    assert all((root / f"{preset}.yaml").is_file() for preset in METHODS.values())
