@@ -22,7 +22,7 @@ def ms_ssim(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
     "Conditional Image Synthesis with Auxiliary Classifier GANs" (Odena, Olah and Shlens, 2017,
     https://arxiv.org/abs/1610.09585): at every one of the five scales it is
     ``n = min(11, H, W)`` wide, with a standard deviation of ``1.5 n / 11``. Averaged over many
-    pairs of samples it measures how alike they are: compare it with that of pairs of real images, and
+    pairs of samples it measures how alike they are: compare it with that of real images, and
     never with values of another variant (torchmetrics' has another window and other scales).
 
     Per pair, with C1 = (0.01 range)^2 and C2 = (0.03 range)^2, and 2x2 averages between scales::
