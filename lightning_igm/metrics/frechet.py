@@ -50,7 +50,8 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     values, vectors = torch.linalg.eigh(cov1)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.mT
     overlap = torch.linalg.eigvalsh(root @ cov2 @ root).clamp_min(0).sqrt().sum()
-    return (distance - 2 * overlap).clamp_min(0)
+    squared: Tensor = (distance - 2 * overlap).clamp_min(0)
+    return squared
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -79,7 +79,8 @@ def _terms(a: Tensor, b: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
     def blur(images: Tensor) -> Tensor:
         flat = images.flatten(0, 1)[:, None]
         blurred = F.conv2d(F.conv2d(flat, window.view(1, 1, n, 1)), window.view(1, 1, 1, n))
-        return blurred.unflatten(0, images.shape[:2]).squeeze(2)
+        unflat: Tensor = blurred.unflatten(0, images.shape[:2]).squeeze(2)
+        return unflat
 
     # Means are subtracted before squares are taken: in float32 the difference of two large
     # averages would have few digits left.

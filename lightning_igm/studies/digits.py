@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from lightning_igm.studies._runs import Curve, draw, read_curve, train_all
+from lightning_igm.compare import Curve, draw, interval
+from lightning_igm.studies._runs import read_timed_curve, train_all
 
 __all__ = ["METHODS", "Run", "main", "summary"]
 
@@ -70,9 +70,9 @@ def summary(methods: Mapping[str, Sequence[Run | None]]) -> str:
         cells = ["-"] * 5
         if runs:
             cells = [
-                _interval([run.fid.at_step(step) for run in runs]),
-                _interval([run.fid.at(time) for run in runs]),
-                _interval([1000 * run.kid.at_step(step) for run in runs]),
+                interval([run.fid.at_step(step) for run in runs]),
+                interval([run.fid.at(time) for run in runs]),
+                interval([1000 * run.kid.at_step(step) for run in runs]),
                 f"{np.mean([1000 * run.fid.seconds / run.fid.steps[-1] for run in runs]):.0f}",
                 f"{max(run.condition.score.max() for run in runs):.1f}",
             ]
@@ -83,11 +83,6 @@ def summary(methods: Mapping[str, Sequence[Run | None]]) -> str:
 
 def _mean_fid(runs: Sequence[Run], step: float) -> float:
     return float(np.mean([run.fid.at_step(step) for run in runs])) if runs else np.inf
-
-
-def _interval(values: Sequence[float] | npt.NDArray[np.float64]) -> str:
-    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{spread} ({min(values):.2f} to {max(values):.2f})"
 
 
 def _write_scores(methods: Mapping[str, Sequence[Run | None]], path: Path) -> None:
@@ -130,12 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> str:
     methods: dict[str, list[Run | None]] = {name: [] for name in known.methods}
     for (name, _), folder in folders.items():
         sound = folder not in diverged
-        methods[name].append(Run(*(read_curve(folder, n) for n in names)) if sound else None)
+        methods[name].append(Run(*(read_timed_curve(folder, n) for n in names)) if sound else None)
     table = summary(methods)
     (known.out / "summary.md").write_text(table)
     _write_scores(methods, known.out / "scores.csv")
     sound_runs = {name: [r.fid for r in runs if r] for name, runs in methods.items()}
-    draw({name: runs for name, runs in sound_runs.items() if runs}, known.out / "curves.png")
+    drawn = {name: runs for name, runs in sound_runs.items() if runs}
+    draw({"fid": drawn}, known.out / "curves.png")
     return table
 
 

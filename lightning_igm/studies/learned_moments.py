@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_igm.studies._runs import Curve, draw, read_curve, train_all
+from lightning_igm.compare import Curve, draw
+from lightning_igm.studies._runs import read_timed_curve, train_all
 
 __all__ = ["main", "summary"]
 
@@ -75,10 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> str:
     }
     if diverged := train_all(jobs, extra, known.processes):
         raise RuntimeError(f"a loss was not finite; see {diverged[0] / 'log.txt'}")
-    curves = {name: [read_curve(folder) for folder in folders] for name, folders in runs.items()}
+    curves = {
+        name: [read_timed_curve(folder) for folder in folders] for name, folders in runs.items()
+    }
     table = summary(curves)
     (known.out / "summary.md").write_text(table)
-    draw(curves, known.out / "curves.png")
+    draw({"fid": curves}, known.out / "curves.png")
     return table
 
 

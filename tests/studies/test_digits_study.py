@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_igm.studies._runs import Curve, train_all
+from lightning_igm.compare import Curve
+from lightning_igm.studies._runs import train_all
 from lightning_igm.studies.digits import METHODS, Run, main, summary
 
 
@@ -30,10 +31,9 @@ def test_methods_are_compared_at_equal_steps_and_equal_time():
     assert "FID after 20 steps | FID after 50 s" in table
     short, long = table.splitlines()[3], table.splitlines()[2]
     assert short == (
-        "| short | 3.00 ± 1.41 (2.00 to 4.00) | 3.00 ± 1.41 (2.00 to 4.00) | "
-        "3.00 ± 1.41 (2.00 to 4.00) | 2500 | 7.0 | 0 of 2 |"
+        "| short | 3 ± 1.4 (2 to 4) | 3 ± 1.4 (2 to 4) | 3 ± 1.4 (2 to 4) | 2500 | 7.0 | 0 of 2 |"
     )
-    assert long.startswith("| long | 1.00 ± 0.00 (1.00 to 1.00) | 1.00 ± 0.00")
+    assert long.startswith("| long | 1 ± 0 (1 to 1) | 1 ± 0")
 
 
 def test_diverged_runs_are_counted_and_come_last():
@@ -42,7 +42,7 @@ def test_diverged_runs_are_counted_and_come_last():
     lines = table.splitlines()[2:]
     assert [line.split(" | ")[0] for line in lines] == ["| half", "| good", "| bad"]
     assert lines[2] == "| bad | - | - | - | - | - | 2 of 2 |"
-    assert lines[0].startswith("| half | 2.00 (2.00 to 2.00) |")
+    assert lines[0].startswith("| half | 2 |")
     assert lines[0].endswith("| 1 of 2 |")
 
 

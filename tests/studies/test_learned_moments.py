@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lightning_igm.studies._runs import Curve, read_curve
+from lightning_igm.compare import Curve
+from lightning_igm.studies._runs import read_timed_curve
 from lightning_igm.studies.learned_moments import main, summary
 
 
@@ -34,7 +35,7 @@ def test_summary_compares_at_equal_steps_and_at_equal_time():
 
 def test_unfinished_run_has_no_curve(tmp_path):
     with pytest.raises(FileNotFoundError):
-        read_curve(tmp_path)
+        read_timed_curve(tmp_path)
 
 
 @pytest.mark.slow

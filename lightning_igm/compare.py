@@ -1,0 +1,232 @@
+"""One table and one figure of several runs."""
+
+import argparse
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from omegaconf import OmegaConf
+
+from lightning_igm.run import CONFIG, METRICS
+
+__all__ = ["Curve", "compare", "console", "draw", "interval", "read_curve"]
+
+SCORES = ("fid", "kid", "is", "ms_ssim_ratio", "precision", "recall", "modes", "high_quality")
+"""Scores that are compared by default, where the runs have them."""
+
+
+class Curve(NamedTuple):
+    """A score of one run."""
+
+    steps: npt.NDArray[np.float64]
+    """Generator steps ``(T,)`` of the evaluations."""
+    score: npt.NDArray[np.float64]
+    """``(T,)``."""
+    seconds: float = float("nan")
+    """Processor time of the whole run, if it is known."""
+
+    def plateau(self) -> float:
+        """Mean score over the last fifth of the evaluations."""
+        return float(self.score[-max(1, len(self.score) // 5) :].mean())
+
+    def at_step(self, step: float) -> float:
+        """Score at a generator step, linear between evaluations."""
+        return float(np.interp(step, self.steps, self.score))
+
+    def at(self, seconds: float) -> float:
+        """Score at a processor time, taken to be proportional to the steps."""
+        return self.at_step(seconds / self.seconds * self.steps[-1])
+
+
+def read_curve(folder: Path, name: str = "fid") -> Curve:
+    """A score of a run, at every evaluation.
+
+    Args:
+        folder: The run's.
+        name: Column of its ``metrics.csv``.
+
+    Raises:
+        ValueError: The folder holds no run, or the run has no such score.
+    """
+    columns = _read(folder)
+    if name not in columns:
+        known = ", ".join(sorted(set(columns) - {"step"})) or "none yet"
+        raise ValueError(f"{folder}: no score {name!r}; its {METRICS} has {known}")
+    return columns[name]
+
+
+def compare(
+    runs: Sequence[tuple[str | None, Path]], scores: Sequence[str] | None, out: Path
+) -> str:
+    """Compare runs at the last step that all of them reached.
+
+    Runs whose configurations differ in the seed alone are seeds of one row; so are runs of one
+    label. Writes ``comparison.md``, ``comparison.csv`` (a row per run and evaluation) and
+    ``comparison.png`` into a folder.
+
+    Args:
+        runs: Label, or None, and folder of each.
+        scores: Columns of ``metrics.csv``; None for those of :data:`SCORES` that all runs have.
+        out: The folder, made if it is not there.
+
+    Returns:
+        The table, in Markdown.
+
+    Raises:
+        ValueError: A folder holds no run, or the runs share no score.
+    """
+    groups = _grouped(runs)
+    columns = {folder: _read(folder) for _, folder in runs}
+    shared = [name for name in SCORES if all(name in c for c in columns.values())]
+    names = shared if scores is None else list(scores)
+    if not names:
+        raise ValueError("runs: they have no score in common; give one by --scores")
+    curves = {
+        name: {label: [read_curve(f, name) for f in folders] for label, folders in groups.items()}
+        for name in names
+    }
+    table = _table(curves)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "comparison.md").write_text(table)
+    _write_rows(curves, groups, out / "comparison.csv")
+    draw(curves, out / "comparison.png")
+    return table
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean ± standard deviation (smallest to largest); of one value, the value."""
+    mean = f"{np.mean(values):.4g}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {np.std(values, ddof=1):.2g} ({min(values):.4g} to {max(values):.4g})"
+
+
+def draw(curves: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path) -> None:
+    """Scores against generator steps: for each row the mean over seeds, and their range.
+
+    Args:
+        curves: By score and row.
+        path: The PNG.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(
+        1, len(curves), figsize=(5.5 * len(curves), 3.6), layout="constrained", squeeze=False
+    )
+    for panel, (name, rows) in zip(axes[0], curves.items(), strict=True):
+        for position, (label, runs) in enumerate(rows.items()):
+            steps = runs[0].steps
+            scores = np.stack([np.interp(steps, run.steps, run.score) for run in runs])
+            style = ("-", "--", ":")[position // 10 % 3]
+            (line,) = panel.plot(steps, scores.mean(0), style, label=label)
+            panel.fill_between(
+                steps, scores.min(0), scores.max(0), color=line.get_color(), alpha=0.2
+            )
+        panel.set(xlabel="generator steps", ylabel=name)
+        if name == "fid":
+            panel.set_yscale("log")
+    outside = len(next(iter(curves.values()))) > 6
+    place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if outside else {}
+    axes[0, -1].legend(fontsize="small", **place)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def console(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``igm-compare``."""
+    parser = argparse.ArgumentParser(
+        prog="igm-compare", description="One table and one figure of several runs."
+    )
+    parser.add_argument("runs", nargs="+", metavar="[LABEL=]FOLDER")
+    parser.add_argument("--scores", nargs="+", help="columns of metrics.csv")
+    parser.add_argument("--out", type=Path, default=Path("comparison"), help="default: %(default)s")
+    given = parser.parse_args(arguments)
+    runs = []
+    for word in given.runs:
+        label, _, folder = word.rpartition("=")
+        runs.append((label or None, Path(folder)))
+    try:
+        print(compare(runs, given.scores, given.out), end="")
+    except ModuleNotFoundError as error:
+        print(f"igm-compare: {error}; install lightning_igm[studies]", file=sys.stderr)
+        raise SystemExit(1) from None
+    except (ValueError, OSError) as error:
+        print(f"igm-compare: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _grouped(runs: Sequence[tuple[str | None, Path]]) -> dict[str, list[Path]]:
+    groups: dict[str, list[Path]] = {}
+    names: dict[str, str] = {}
+    for label, folder in runs:
+        name = label or names.setdefault(_settings(folder), folder.name)
+        groups.setdefault(name, []).append(folder)
+    return groups
+
+
+def _settings(folder: Path) -> str:
+    """The configuration of a run, but for its seed and its folder."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return str(folder)
+    config: Any = OmegaConf.load(path)
+    for key in ("seed_everything", "run"):
+        config.pop(key, None)
+    if "trainer" in config:
+        config.trainer.pop("default_root_dir", None)
+    return OmegaConf.to_yaml(config, sort_keys=True)
+
+
+def _read(folder: Path) -> dict[str, Curve]:
+    """Everything in a run's ``metrics.csv``, by name."""
+    path = folder / METRICS
+    if not path.is_file():
+        raise ValueError(f"{folder}: no run is there; {METRICS} is missing")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = {}
+    for name in rows[0] if rows else ():
+        points = [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
+        if points and name != "step":
+            columns[name] = Curve(*np.array(points).T)
+    return columns
+
+
+def _table(curves: Mapping[str, Mapping[str, Sequence[Curve]]]) -> str:
+    everything = [run for rows in curves.values() for runs in rows.values() for run in runs]
+    step = min(run.steps[-1] for run in everything)
+    first = max(run.steps[0] for run in everything)
+    if first > step:
+        raise ValueError(
+            f"runs: one has no score before generator step {first:,.0f} and another none after "
+            f"{step:,.0f}; they cannot be compared at equal steps"
+        )
+    lines = [
+        f"After {step:,.0f} generator steps, which all runs reached.",
+        "",
+        f"| | seeds | {' | '.join(curves)} |",
+        "|" + "---|" * (2 + len(curves)),
+    ]
+    for label, runs in next(iter(curves.values())).items():
+        cells = [interval([run.at_step(step) for run in rows[label]]) for rows in curves.values()]
+        lines.append(f"| {label} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _write_rows(
+    curves: Mapping[str, Mapping[str, Sequence[Curve]]],
+    groups: Mapping[str, Sequence[Path]],
+    path: Path,
+) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", "run", "score", "generator_step", "value"])
+        for name, rows in curves.items():
+            for label, runs in rows.items():
+                for folder, run in zip(groups[label], runs, strict=True):
+                    for step, value in zip(run.steps, run.score, strict=True):
+                        writer.writerow([label, folder, name, int(step), f"{value:.10g}"])
