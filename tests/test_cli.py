@@ -148,7 +148,7 @@ def test_last_without_a_checkpoint_starts_the_run(tmp_path):
 
 
 MISTAKES = {
-    "unknown class": (["--model=NoSuch"], ["model", "'NoSuch'", "GAN, MoLM"]),
+    "unknown class": (["--model=NoSuch"], ["model", "'NoSuch'", "MMDNet, MoLM"]),
     "unknown data": (["--data=NoData"], ["data", "'NoData'", "DigitsDataModule"]),
     "unknown network": (["--model.generator=NoNet"], ["generator", "'NoNet'", "DCGANGenerator"]),
     "unknown key": (["--model.no_key=3"], ["no_key", "critic_interval, "]),

@@ -6,7 +6,9 @@ from lightning_igm.modules.cramer_gan import CramerGAN
 from lightning_igm.modules.discrepancy import DiscrepancyGAN
 from lightning_igm.modules.gan import GAN
 from lightning_igm.modules.gcmmd_gan import GCMMDGAN
+from lightning_igm.modules.gram_net import GRAMNet
 from lightning_igm.modules.mmd_gan import MMDGAN
+from lightning_igm.modules.mmd_net import MMDNet
 from lightning_igm.modules.molm import MoLM
 from lightning_igm.modules.smmd_gan import SMMDGAN
 from lightning_igm.modules.sn_gan import SNGAN
@@ -25,7 +27,9 @@ __all__ = [
     "AdversarialModule",
     "CramerGAN",
     "DiscrepancyGAN",
+    "GRAMNet",
     "ImplicitGenerativeModule",
+    "MMDNet",
     "MoLM",
     "NonFiniteLossError",
     "SobolevGAN",

@@ -23,7 +23,7 @@ from lightning_igm.modules.support import (
 
 __all__ = ["ImplicitGenerativeModule", "NonFiniteLossError"]
 
-Player = Literal["generator", "critic"]
+Player = Literal["generator", "critic", "autoencoder"]
 
 # Batches; each check waits for the device.
 _CHECK_LOSSES_EVERY = 50
@@ -219,24 +219,39 @@ class ImplicitGenerativeModule(LightningModule, ABC):
     # --- updates ------------------------------------------------------------------------------
 
     def update(self, player: Player, loss: Tensor) -> None:
-        """One update of one player: its gradient alone, one reduction over ranks, one step.
+        """One update of one player: its gradient alone, one reduction over ranks, one step."""
+        self.apply_gradients(player, loss, self.gradients_of(player, loss))
+
+    def gradients_of(
+        self, player: Player, loss: Tensor, *, retain_graph: bool = False
+    ) -> list[Tensor]:
+        """Gradient of a loss in one player's parameters alone, reduced over ranks.
+
+        Args:
+            player: Whose parameters.
+            loss: ``()``.
+            retain_graph: Whether another loss of the same passes is still to be differentiated.
+        """
+        # Autocast would also take what goes back through float32 layers in lower precision.
+        with torch.autocast(self.device.type, enabled=False):
+            own = torch.autograd.grad(
+                loss, self._trained(player), retain_graph=retain_graph, materialize_grads=True
+            )
+        return mean_gradients(own)
+
+    def apply_gradients(self, player: Player, loss: Tensor, gradients: list[Tensor]) -> None:
+        """One step of one player's optimizer, with what :meth:`gradients_of` gave.
 
         Only the generator's optimizer is stepped through Lightning, which counts it: that makes
         ``trainer.global_step`` the number of generator steps. The others are stepped as plain torch
         optimizers.
         """
-        network: nn.Module = getattr(self, player)
-        parameters = [p for p in network.parameters() if p.requires_grad]
-        # Autocast would also take what goes back through float32 layers in lower precision.
-        with torch.autocast(self.device.type, enabled=False):
-            own = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        gradients = mean_gradients(own)
         self._watch(player, loss, gradients)
         if self.gradient_clip is not None:
             norms = torch.stack(torch._foreach_norm(gradients))
             factors = (self.gradient_clip / norms).clamp(max=1).nan_to_num(1.0)
             gradients = list(torch._foreach_mul(gradients, list(factors.unbind())))
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter, gradient in zip(self._trained(player), gradients, strict=True):
             parameter.grad = gradient
         self.log_training({f"{player}_loss": loss})
         counted = player == "generator"
@@ -250,6 +265,10 @@ class ImplicitGenerativeModule(LightningModule, ABC):
                 scheduler.step()
             if self.is_logged_step():
                 self.log_now(self.latest)
+
+    def _trained(self, player: Player) -> list[nn.Parameter]:
+        network: nn.Module = getattr(self, player)
+        return [p for p in network.parameters() if p.requires_grad]
 
     def is_logged_step(self) -> bool:
         """Whether loggers are due: every ``trainer.log_every_n_steps`` *generator* steps."""
@@ -334,7 +353,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             )
 
     @torch.no_grad()
-    def try_out(self, player: Player, inputs: Tensor, what: str) -> Tensor:
+    def try_out(self, player: str, inputs: Tensor, what: str) -> Tensor:
         """Outputs of a network, or one line that says what it does not take."""
         network: nn.Module = getattr(self, player)
         try:

@@ -12,24 +12,24 @@ __all__ = ["same_conv", "same_deconv"]
 
 
 def same_conv(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
+    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, bias: bool = True
 ) -> list[nn.Module]:
     """Convolution that divides the size by the stride; the padding is a layer if it must be."""
     before, after = _before_and_after(kernel_size, stride)
     if before == after:
-        return [nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=before)]
+        return [nn.Conv2d(in_channels, out_channels, kernel_size, stride, before, bias=bias)]
     return [
         nn.ZeroPad2d((before, after, before, after)),
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride),
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, bias=bias),
     ]
 
 
 def same_deconv(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
+    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, bias: bool = True
 ) -> list[nn.Module]:
     """Transposed convolution that multiplies the size by the stride."""
     before, after = _before_and_after(kernel_size, stride)
-    deconv = nn.ConvTranspose2d(in_channels, out_channels, kernel_size, stride, padding=before)
+    deconv = nn.ConvTranspose2d(in_channels, out_channels, kernel_size, stride, before, bias=bias)
     # Negative padding crops.
     extra = before - after
     return [deconv, nn.ZeroPad2d((0, extra, 0, extra))] if extra else [deconv]

@@ -18,16 +18,16 @@ class SequentialGenerator(nn.Module):
     Args:
         layers: Maps latents of shape ``(N, latent_dim)`` to images of shape ``(N, C, H, W)``.
         latent_dim: Length of a latent vector.
-        image_shape: ``(C, H, W)`` of the images made.
-        value_range: Smallest and largest value a pixel can take.
+        image_shape: ``(C, H, W)`` of the images made, or ``(D,)`` of points.
+        value_range: Smallest and largest value a pixel can take; None if there are none.
     """
 
     def __init__(
         self,
         layers: nn.Sequential,
         latent_dim: int,
-        image_shape: tuple[int, int, int],
-        value_range: tuple[float, float],
+        image_shape: tuple[int, ...],
+        value_range: tuple[float, float] | None,
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -51,10 +51,10 @@ class SequentialCritic(nn.Module):
 
     Args:
         layers: Maps images of shape ``(N, C, H, W)`` to outputs of shape ``(N, D)``.
-        image_shape: ``(C, H, W)`` of the images judged.
+        image_shape: ``(C, H, W)`` of the images judged, or ``(D,)`` of points.
     """
 
-    def __init__(self, layers: nn.Sequential, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, layers: nn.Sequential, image_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.image_shape = image_shape
         self.layers = layers

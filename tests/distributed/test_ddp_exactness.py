@@ -19,11 +19,20 @@ from lightning_igm.modules import (
     SWGAN,
     WGANGP,
     CramerGAN,
+    GRAMNet,
+    MMDNet,
     MoLM,
     NonFiniteLossError,
     SobolevGAN,
 )
-from lightning_igm.networks import DCGANCritic, DCGANGenerator, spectral_norm
+from lightning_igm.modules.pretraining import AutoencoderTraining
+from lightning_igm.networks import (
+    Autoencoder,
+    DCGANCritic,
+    DCGANGenerator,
+    MLPGenerator,
+    spectral_norm,
+)
 
 GLOBAL_BATCH = 8
 LEARNING_RATES = {SGD: 0.2, Adam: 0.003}
@@ -69,6 +78,19 @@ class LocalPenalty(MoLM):
             molm.all_mean = everything
 
 
+class LocalRatio(GRAMNet):
+    """Knowingly wrong: the ratio and the discrepancy of each rank's own batch."""
+
+    def gram_matrices(self, real, fake):
+        from lightning_igm.losses import _gram_matrices
+
+        gathered, _gram_matrices._gathered = _gram_matrices._gathered, lambda points: points
+        try:
+            return super().gram_matrices(real, fake)
+        finally:
+            _gram_matrices._gathered = gathered
+
+
 class LosesItsLoss(GAN):
     """On one rank the loss is NaN, and its gradients are sound."""
 
@@ -77,7 +99,38 @@ class LosesItsLoss(GAN):
         return loss + float("nan") if rank() == 1 else loss
 
 
+def with_decoder(generator, critic, latent_dim, **arguments):
+    """Li et al.'s form, whose decoder makes images of three features."""
+    decoder = DCGANGenerator(latent_dim=3, image_size=8, width=4, batch_norm=False, init="he")
+    return MMDGAN(generator, critic, decoder=decoder, latent_dim=latent_dim, **arguments)
+
+
+def on_codes(generator, critic, **arguments):
+    """Two steps of the autoencoder for each batch, seven in all."""
+    del generator, critic
+    autoencoder = Autoencoder((3, 8, 8), (6,), 3)
+    # The limit is exceeded: the norm must be of the global batch's gradient.
+    training = AutoencoderTraining(2, 3, GLOBAL_BATCH // 2, max_gradient_norm=0.2)
+    made = MLPGenerator(4, (3,), (6,), output="sigmoid")
+    del arguments["critic_optimizer"]
+    return MMDNet(made, autoencoder=autoencoder, pretraining=training, **arguments)
+
+
+def on_pixels(generator, critic, **arguments):
+    del critic, arguments["critic_optimizer"]
+    return MMDNet(generator, **arguments)
+
+
+LI = {
+    "out_dim": 3,
+    "estimator": "biased",
+    "mmd_root": True,
+    "one_sided_weight": 16.0,
+    "encoder_clip": 0.5,
+}
 MOLM = {"critic_steps": 2, "critic_interval": 2, "penalty_weight": 5.0}
+# More jitter than usual: it is what rounding is magnified by.
+GRAM = {"sigmas": [2.0], "jitter": 0.1, "out_dim": 3}
 RUNS = {
     "gan": (GAN, {}),
     "gan, two critic steps": (GAN, {"critic_steps": 2}),
@@ -110,9 +163,24 @@ RUNS = {
     "sn-gan": (SNGAN, {"critic_steps": 2, "spectral": "fixed"}),
     "sobolev": (SobolevGAN, {"critic_steps": 2, "rho": 1e-3}),
     "cramer": (CramerGAN, {"critic_steps": 1, "penalty_weight": 0.1, "out_dim": 3}),
+    "mmd with a decoder": (with_decoder, LI | {"critic_steps": 2}),
+    "mmd with a decoder, one batch": (
+        with_decoder,
+        LI | {"critic_steps": 2, "same_batch": True, "swap_one_sided": True},
+    ),
+    "mmd-net": (on_pixels, {}),
+    "mmd-net of codes": (on_codes, {}),
+    "gram": (GRAMNet, GRAM),
+    "gram in turn": (GRAMNet, GRAM | {"update": "sequential", "sigmas": [0.5, 2.0]}),
+    "gram by medians": (GRAMNet, GRAM | {"sigmas": "median5", "regulariser": "sum"}),
+    "gram, spectral": (GRAMNet, GRAM | {"spectral": "learnable"}),
     "clipped": (SMMDGAN, {"critic_steps": 1, "gradient_clip": 0.05}),
 }
-WRONG_RUNS = {"local moments": (LocalMoments, MOLM), "local penalty": (LocalPenalty, MOLM)}
+WRONG_RUNS = {
+    "local moments": (LocalMoments, MOLM),
+    "local penalty": (LocalPenalty, MOLM),
+    "local ratio": (LocalRatio, GRAM),
+}
 
 
 def train(name, optimizer, steps=5):
