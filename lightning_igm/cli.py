@@ -27,6 +27,7 @@ from lightning_igm.callbacks import (
     GeneratorProgressBar,
     ImageMetrics,
     PredictionWriter,
+    RingScores,
     SampleGrid,
 )
 from lightning_igm.checks import supported_precision
@@ -65,6 +66,8 @@ _KNOWN_CLASSES = {
     ],
     "generator": [name for name in networks.__all__ if name.endswith("Generator")],
     "critic": [name for name in networks.__all__ if name.endswith("Critic")],
+    "decoder": [name for name in networks.__all__ if name.endswith("Generator")],
+    "autoencoder": ["Autoencoder"],
     "generator_optimizer": _OPTIMIZERS,
     "critic_optimizer": _OPTIMIZERS,
     "callbacks": callbacks.__all__,
@@ -76,9 +79,9 @@ class IGMCLI(LightningCLI):
     """LightningCLI over the methods of this package.
 
     Beyond Lightning's: every run has a folder of its own (``--run.dir``), ``--ckpt_path last``
-    continues the run in it, what is typed or configured wins over what a checkpoint holds, and four
-    callbacks have their arguments on the command line: ``--samples``, ``--metrics``, ``--ema`` and
-    ``--checkpoint``.
+    continues the run in it, what is typed or configured wins over what a checkpoint holds, and five
+    callbacks have their arguments on the command line: ``--samples``, ``--metrics``, ``--modes``,
+    ``--ema`` and ``--checkpoint``.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -91,6 +94,7 @@ class IGMCLI(LightningCLI):
         )
         parser.add_lightning_class_args(SampleGrid, "samples")
         parser.add_lightning_class_args(ImageMetrics, "metrics")
+        parser.add_lightning_class_args(RingScores, "modes")
         parser.add_lightning_class_args(GeneratorEMA, "ema")
         parser.add_lightning_class_args(GeneratorCheckpoint, "checkpoint")
         parser.set_defaults({"ema.decay": None})

@@ -7,6 +7,7 @@ from lightning_igm.callbacks.image_metrics import ImageMetrics
 from lightning_igm.callbacks.kid_learning_rate import KIDLearningRate
 from lightning_igm.callbacks.predictions import PredictionWriter
 from lightning_igm.callbacks.progress import GeneratorProgressBar
+from lightning_igm.callbacks.ring_scores import RingScores
 from lightning_igm.callbacks.sample_grid import SampleGrid
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "ImageMetrics",
     "KIDLearningRate",
     "PredictionWriter",
+    "RingScores",
     "SampleGrid",
 ]

@@ -18,6 +18,7 @@ from lightning_igm.metrics.images import (
     to_uint8,
     training_images,
 )
+from lightning_igm.metrics.points import BLUE, ORANGE, of_points, plane, scatter, surroundings
 from lightning_igm.metrics.rng import isolated_rng
 from lightning_igm.modules.base import ImplicitGenerativeModule
 from lightning_igm.modules.support import eval_mode
@@ -28,7 +29,7 @@ _PADDING = 2
 
 
 class SampleGrid(Callback):
-    """Write a grid of samples every so many generator steps.
+    """Write a grid of samples every so many generator steps; of points a scatter plot.
 
     The noise is drawn once and kept in checkpoints, so that grids of one run show the same samples
     growing up. Files go to ``<default_root_dir>/samples``: ``real.png`` with training images at the
@@ -37,6 +38,9 @@ class SampleGrid(Callback):
     (see :class:`~lightning_igm.callbacks.ema.GeneratorEMA`), in eval mode. Training does not change
     by a bit.
 
+    On data that are points, test points are blue and samples orange, all in the square around the
+    test points; points of a tilted ring are seen in the plane of the circle.
+
     Args:
         every_n_steps: Generator steps between two grids.
         num_samples: Images in a grid.
@@ -44,6 +48,7 @@ class SampleGrid(Callback):
         scale: Pixels of the grid per pixel of an image and axis; None enlarges small images until
             the grid is 500 pixels wide.
         seed: Seed of the noise.
+        num_points: Points of each colour in a scatter plot.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -60,6 +65,7 @@ class SampleGrid(Callback):
         nrow: int = 8,
         scale: int | None = None,
         seed: int = 0,
+        num_points: int = 1000,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -67,6 +73,7 @@ class SampleGrid(Callback):
             ("num_samples", num_samples),
             ("nrow", nrow),
             ("scale", 1 if scale is None else scale),
+            ("num_points", num_points),
         ):
             if value < 1:
                 raise ValueError(f"{type(self).__name__}: {name} must be at least 1, got {value}")
@@ -75,6 +82,7 @@ class SampleGrid(Callback):
         self.nrow = nrow
         self.scale = scale
         self.seed = seed
+        self.num_points = num_points
         self._noise: Tensor | None = None
         self._step_before = 0
         self._last_written: int | None = None
@@ -82,16 +90,21 @@ class SampleGrid(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the noise unless a checkpoint brought it, and write the real images."""
         self._last_written = None
-        if not of_images(trainer):
+        points = of_points(_data(trainer))
+        if not (points or of_images(trainer)):
             return
-        if self._noise is None or len(self._noise) != self.num_samples:
+        count = self.num_points if points else self.num_samples
+        if self._noise is None or len(self._noise) != count:
             # Drawn on the CPU: the same noise on every device.
             generator = torch.Generator().manual_seed(self.seed)
             model = cast(ImplicitGenerativeModule, pl_module)
             with isolated_rng():
-                self._noise = model.sample_latent(self.num_samples, generator).cpu()
+                self._noise = model.sample_latent(count, generator).cpu()
         if trainer.is_global_zero:
-            self._write_real(trainer, pl_module.device)
+            picture = (
+                self._scatter(trainer) if points else self._real_grid(trainer, pl_module.device)
+            )
+            save_png(picture, _folder(trainer) / "real.png")
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -135,8 +148,11 @@ class SampleGrid(Callback):
             eval_mode(pl_module),
             evaluation_weights(trainer, pl_module),
         ):
-            images = to_uint8(pl_module(noise), image_data(trainer).value_range)
-        grid = self._grid(images)
+            samples = pl_module(noise)
+        if of_points(_data(trainer)):
+            grid = self._scatter(trainer, samples)
+        else:
+            grid = self._grid(to_uint8(samples, image_data(trainer).value_range))
         save_png(grid, _folder(trainer) / f"step_{step:08d}.png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -145,15 +161,23 @@ class SampleGrid(Callback):
                 # uint8: wandb does not scale floats.
                 logger.log_image("samples", [grid.permute(1, 2, 0).numpy()], step=step)
 
-    def _write_real(self, trainer: Trainer, device: torch.device) -> None:
+    def _scatter(self, trainer: Trainer, samples: Tensor | None = None) -> Tensor:
+        """Test points, and samples ``(N, D)`` over them, as one RGB image ``(3, side, side)``."""
+        data = _data(trainer)
+        shown = plane(data, data.test_data[: self.num_points])
+        sets = [(shown, BLUE)]
+        if samples is not None:
+            sets.append((plane(data, samples), ORANGE))
+        return scatter(sets, surroundings(shown))
+
+    def _real_grid(self, trainer: Trainer, device: torch.device) -> Tensor:
         batches: list[Tensor] = []
         with isolated_rng():
             for batch in training_images(image_data(trainer), device):
                 batches.append(batch)
                 if sum(map(len, batches)) >= self.num_samples:
                     break
-        grid = self._grid(torch.cat(batches)[: self.num_samples])
-        save_png(grid, _folder(trainer) / "real.png")
+        return self._grid(torch.cat(batches)[: self.num_samples])
 
     def _grid(self, images: Tensor) -> Tensor:
         """Lay uint8 images ``(N, C, H, W)`` out as one RGB image ``(3, height, width)``."""
@@ -162,6 +186,10 @@ class SampleGrid(Callback):
         large = images.cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
         grid: Tensor = make_grid(large, columns, padding=_PADDING, pad_value=255)
         return grid
+
+
+def _data(trainer: Trainer) -> Any:
+    return getattr(trainer, "datamodule", None)
 
 
 def _folder(trainer: Trainer) -> Path:
