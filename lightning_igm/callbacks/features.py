@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -10,11 +10,19 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_igm.callbacks.ema import evaluation_weights
+from lightning_igm.distributed import rank, world_size
+from lightning_igm.metrics.digit_classifier import DigitClassifier
+from lightning_igm.metrics.extractors import extract
 from lightning_igm.metrics.images import image_data, to_uint8, training_images
 from lightning_igm.metrics.rng import isolated_rng
 from lightning_igm.modules.base import ImplicitGenerativeModule
 
-_DIGITS = ("digits", "color_mnist", "stacked_mnist")
+_DIGITS: dict[str, Literal["digits", "mnist"]] = {
+    "digits": "digits",
+    "mnist": "mnist",
+    "color_mnist": "mnist",
+    "stacked_mnist": "mnist",
+}
 
 
 def data_name(trainer: Trainer) -> str:
@@ -25,6 +33,11 @@ def data_name(trainer: Trainer) -> str:
 def are_digits(trainer: Trainer) -> bool:
     """Tell whether the digit classifier's features suit the trainer's data."""
     return data_name(trainer) in _DIGITS
+
+
+def digit_extractor(trainer: Trainer) -> DigitClassifier:
+    """The digit classifier with the weights for the trainer's data."""
+    return DigitClassifier.pretrained(_DIGITS.get(data_name(trainer), "digits"))
 
 
 @contextmanager
@@ -39,19 +52,38 @@ def measurement(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-def image_features(extractor: nn.Module, images: Tensor) -> Tensor:
-    """Run an extractor in float32 and eval mode.
+def generated_images(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    *,
+    num_samples: int,
+    batch_size: int,
+    seed: int,
+    shared: bool = False,
+) -> Iterator[tuple[int, Tensor]]:
+    """Generate images with the module's weights as they are, batch by batch.
+
+    The stream of latents and the batches are the same on any number of processes.
 
     Args:
-        extractor: Maps uint8 images to features ``(N, D)``, or to a tuple that begins with them.
-        images: uint8 ``(N, C, H, W)``.
+        trainer: The trainer whose data module states the range of values.
+        pl_module: The module that generates.
+        num_samples: Number of images.
+        batch_size: Images generated at a time.
+        seed: Seed of the latents.
+        shared: Whether each process generates its share of the batches, or all of them.
 
-    Returns:
-        Float32 features ``(N, D)``.
+    Yields:
+        The position of a batch's first image, and the images, ``(N, C, H, W)``, as generated.
     """
-    output = extractor.to(device=images.device, dtype=torch.float32).eval()(images)
-    features: Tensor = output[0] if isinstance(output, tuple) else output
-    return features.float()
+    module = cast(ImplicitGenerativeModule, pl_module)
+    latents = torch.Generator(pl_module.device).manual_seed(seed)
+    for number, start in enumerate(range(0, num_samples, batch_size)):
+        count = min(batch_size, num_samples - start)
+        if shared and number % world_size() != rank():
+            module.sample_latent(count, latents)
+            continue
+        yield start, module.sample(count, latents)
 
 
 def generated_features(
@@ -68,7 +100,7 @@ def generated_features(
     Every process generates all of them.
 
     Args:
-        extractor: See :func:`image_features`.
+        extractor: See :mod:`lightning_igm.metrics.extractors`.
         trainer: The trainer whose data module states the range of values.
         pl_module: The module that generates.
         num_samples: Number of images.
@@ -79,14 +111,13 @@ def generated_features(
         ``(num_samples, D)``; NaN in the rows of images that are not finite.
     """
     value_range = image_data(trainer).value_range
-    generator = torch.Generator(pl_module.device).manual_seed(seed)
     batches = []
     with evaluation_weights(trainer, pl_module):
-        for start in range(0, num_samples, batch_size):
-            count = min(batch_size, num_samples - start)
-            images = cast(ImplicitGenerativeModule, pl_module).sample(count, generator)
+        for _, images in generated_images(
+            trainer, pl_module, num_samples=num_samples, batch_size=batch_size, seed=seed
+        ):
             finite = images.isfinite().flatten(1).all(1, keepdim=True)
-            features = image_features(extractor, to_uint8(images, value_range))
+            features, _ = extract(extractor, to_uint8(images, value_range))
             batches.append(features.where(finite, float("nan")))
     return torch.cat(batches)
 
@@ -97,7 +128,7 @@ def real_features(
     """Extract features of the training images, in the data's order, the same on every rank.
 
     Args:
-        extractor: See :func:`image_features`.
+        extractor: See :mod:`lightning_igm.metrics.extractors`.
         trainer: The trainer whose data module has the images.
         device: Where to compute.
         limit: Only so many of the first images, or as many as there are; all of them by default.
@@ -107,7 +138,7 @@ def real_features(
     """
     batches: list[Tensor] = []
     for images in training_images(image_data(trainer), device):
-        batches.append(image_features(extractor, images))
+        batches.append(extract(extractor, images)[0])
         if limit is not None and sum(map(len, batches)) >= limit:
             break
     # Shares are contiguous: the first images are those of the first ranks.

@@ -1,59 +1,100 @@
-"""FID and KID of the generator while it trains, and at validate and test."""
+"""Scores of the generator while it trains, and at validate and test."""
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_igm.callbacks.features import (
-    are_digits,
-    data_name,
-    generated_features,
-    measurement,
-    real_features,
+from lightning_igm.callbacks.collecting import (
+    Split,
+    Weights,
+    cache_folder,
+    collect_generated,
+    collect_real,
+    count_real,
 )
+from lightning_igm.callbacks.features import are_digits, data_name, digit_extractor, measurement
+from lightning_igm.callbacks.score_table import score_table
+from lightning_igm.checks import one_of
+from lightning_igm.metrics.collection import Collection, Measures
 from lightning_igm.metrics.digit_classifier import DigitClassifier
+from lightning_igm.metrics.extractors import identity, prepare
 from lightning_igm.metrics.images import image_data
-from lightning_igm.metrics.scores import ImageScores, check_kid_subsets, image_scores
+from lightning_igm.metrics.inception import InceptionV3
+from lightning_igm.metrics.scores import check_counts
+from lightning_igm.metrics.summary import (
+    Score,
+    ScoreSettings,
+    check_scores,
+    needs,
+    summarize,
+)
+
+_DEFAULTS: dict[str, tuple[Score, ...]] = {
+    "color_mnist": ("fid", "kid", "colors"),
+    "stacked_mnist": ("fid", "kid", "modes"),
+}
 
 
 class ImageMetrics(Callback):
-    """Score generated images against all training images: ``fid``, ``kid`` and ``kid_std``.
+    """Score generated images against real ones, by one pass of one extractor for all scores.
 
-    Every evaluation generates the same latents' images, quantises them to 8 bits and runs one pass
-    of the extractor for both scores (see :func:`~lightning_igm.metrics.image_scores`). Features of
-    real images are computed once per process. Samples come from the averaged generator if there is
-    one (see :class:`~lightning_igm.callbacks.ema.GeneratorEMA`). Training does not change by a bit.
-    FID depends on the number of images: compare scores of equal ``num_samples`` only. Samples that
-    are not finite are scored NaN.
+    Every evaluation generates the same latents' images, quantises them to 8 bits and hands them to
+    the extractor once. What scores need of the real images is computed once, and kept on disk for
+    other runs. Processes share the work, and the numbers are those of one process: all generate
+    with the buffers (running statistics) of the first. Training does not change by a bit.
 
-    A table of all scores is printed at the end of fit, validate and test; ``history`` keeps its
-    rows, and checkpoints keep ``history``.
+    The scores, and their columns; each column has another with ``_std``, its spread:
+
+    - ``fid``: ``fid``, see :func:`~lightning_igm.metrics.frechet.frechet_error`. It depends on the
+      number of images: compare scores of equal numbers only.
+    - ``kid``: ``kid``, see :func:`~lightning_igm.metrics.kernel_distance.kernel_distance`.
+    - ``is``: ``inception_score``, from an extractor that gives logits.
+    - ``ms_ssim``: ``ms_ssim`` of the samples, ``ms_ssim_real`` and ``ms_ssim_ratio``; see
+      :func:`~lightning_igm.metrics.diversity.mean_similarity`.
+    - ``precision_recall``: ``precision`` and ``recall``.
+    - ``modes``: ``modes`` and ``reverse_kl`` of Stacked MNIST.
+    - ``colors``: ``color_js`` of Color MNIST.
+
+    Samples that are not finite are scored NaN. A table of all scores is printed at the end of fit,
+    validate and test; ``history`` keeps its rows, and checkpoints keep ``history``.
 
     Args:
         every_n_steps: Generator steps between two evaluations in training; None evaluates only at
             validate and test.
         num_samples: Number of generated images.
-        extractor: Maps uint8 images ``(N, C, H, W)`` to features ``(N, D)``, or to a tuple that
-            begins with them; run in float32 and eval mode. None is the digit classifier that ships
-            with this package on data sets of digits, and no scores on others.
+        extractor: See :mod:`lightning_igm.metrics.extractors`; run in float32 and eval mode. None
+            is the digit classifier that ships with this package on data sets of digits, and no
+            scores on others.
         batch_size: Images generated at a time.
         kid_subset_size: Images of each kind in one of KID's subsets.
         kid_subsets: Number of KID's subsets.
-        seed: Seed of the latents and of KID's subsets.
+        seed: Seed of the latents, and of subsets, splits and pairs.
+        test_samples: Number of generated images at validate and test; ``num_samples`` by default.
+        scores: Names of scores. By default FID and KID; ``colors`` for Color MNIST and ``modes``
+            for Stacked MNIST too; and the Inception Score with an extractor named InceptionV3.
+        split: Which real images: those of the training or of the test split.
+        weights: ``average`` for the averaged generator if there is one (see
+            :class:`~lightning_igm.callbacks.ema.GeneratorEMA`), ``raw`` for the one that trains.
+        is_splits: Splits of the Inception Score.
+        pairs: Pairs of images for MS-SSIM.
+        cache_dir: Folder of what is kept of the real images; by default ``scores`` in the folder of
+            the data, and nowhere for data that have none.
 
     Attributes:
-        history: One row per evaluation: ``step``, ``fid``, ``kid``, ``kid_std``.
+        history: One row per evaluation: ``step``, ``fid``, ``fid_std`` and so on.
 
     Raises:
         ValueError: If a number is out of its range, or there are fewer images than features or than
             ``kid_subset_size``.
 
     Example:
-        >>> metrics = ImageMetrics(every_n_steps=500, num_samples=1000)
+        >>> metrics = ImageMetrics(every_n_steps=500, num_samples=1000, scores=["fid", "ms_ssim"])
         >>> metrics.history
         []
     """
@@ -67,35 +108,37 @@ class ImageMetrics(Callback):
         kid_subset_size: int = 500,
         kid_subsets: int = 100,
         seed: int = 0,
+        test_samples: int | None = None,
+        scores: list[Score] | None = None,
+        split: Split = "train",
+        weights: Weights = "average",
+        is_splits: int = 10,
+        pairs: int = 10_000,
+        cache_dir: str | Path | None = None,
     ) -> None:
         super().__init__()
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(
-                f"{type(self).__name__}: every_n_steps must be at least 1 or None, "
-                f"got {every_n_steps}"
+                f"ImageMetrics: every_n_steps must be at least 1 or None, got {every_n_steps}"
             )
         if batch_size < 1:
-            raise ValueError(
-                f"{type(self).__name__}: batch_size must be at least 1, got {batch_size}"
-            )
-        check_kid_subsets(kid_subset_size, kid_subsets)
-        known = DigitClassifier if extractor is None else extractor
-        num_features = int(getattr(known, "num_features", 1))
-        least = max(kid_subset_size, num_features + 1)
-        if num_samples < least:
-            raise ValueError(
-                f"{type(self).__name__}: num_samples must be at least {least} (kid_subset_size, "
-                f"and more than the {num_features} features), got {num_samples}"
-            )
+            raise ValueError(f"ImageMetrics: batch_size must be at least 1, got {batch_size}")
+        check_scores(scores or ())
+        self.settings = ScoreSettings(kid_subset_size, kid_subsets, is_splits, pairs, seed=seed)
         self.every_n_steps = every_n_steps
         self.num_samples = num_samples
+        self.test_samples = num_samples if test_samples is None else test_samples
         self.extractor = extractor
         self.batch_size = batch_size
-        self.kid_subset_size = kid_subset_size
-        self.kid_subsets = kid_subsets
-        self.seed = seed
+        self.scores = scores
+        self.split: Split = one_of("split", split, ("train", "test"))
+        self.weights: Weights = one_of("weights", weights, ("average", "raw"))
+        self.cache_dir = cache_dir
         self.history: list[dict[str, float]] = []
-        self._real_features: Tensor | None = None
+        self._check_generated()
+        self._protocol: dict[str, Any] = {}
+        self._digits: dict[str, nn.Module] = {}
+        self._real: Collection | None = None
         self._real_source: Any = None
         self._step_before = 0
         self._checkpoint_step: int | None = None
@@ -106,48 +149,82 @@ class ImageMetrics(Callback):
         """The last row of ``history``; None before the first evaluation."""
         return self.history[-1] if self.history else None
 
-    def evaluate(self, trainer: Trainer, pl_module: LightningModule) -> ImageScores:
-        """Generate, score and return; every rank returns the same numbers.
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """All that the last scores depend on beside the generator; empty before the first ones."""
+        return dict(self._protocol)
+
+    def evaluate(
+        self, trainer: Trainer, pl_module: LightningModule, num_samples: int | None = None
+    ) -> dict[str, float]:
+        """Generate, score and return; every process returns the same numbers.
 
         Args:
             trainer: The trainer whose data module has the real images.
             pl_module: The module that generates.
+            num_samples: Number of generated images; the callback's by default.
 
         Raises:
             ValueError: If there is no data module, or there are too few images.
         """
-        device = pl_module.device
-        with measurement(device, self.seed):
-            real = self._real(trainer, device)
-            fake = generated_features(
-                self._extractor(),
+        count = self.num_samples if num_samples is None else num_samples
+        scores, extractor = self._scores(trainer), self._extractor(trainer)
+        self._check_real(trainer, extractor, scores)
+        with measurement(pl_module.device, self.settings.seed):
+            real = self._real_collection(trainer, pl_module.device, extractor, scores)
+            fake = collect_generated(
+                Measures(extractor, needs(scores, "generated")),
                 trainer,
                 pl_module,
-                num_samples=self.num_samples,
+                num_samples=count,
                 batch_size=self.batch_size,
-                seed=self.seed,
+                seed=self.settings.seed,
+                weights=self.weights,
+                sums="fid" in scores,
             )
-            scores = ImageScores(*[float("nan")] * 3)
-            if fake.isfinite().all():
-                scores = image_scores(
-                    real,
-                    fake,
-                    kid_subset_size=self.kid_subset_size,
-                    kid_subsets=self.kid_subsets,
-                    seed=self.seed,
-                )
-        # Ranks differ in the running statistics of batch normalisation; rank 0 speaks for all.
-        return ImageScores(*trainer.strategy.broadcast(tuple(scores)))
+            outcome: dict[str, float] | str = {}
+            if trainer.is_global_zero:
+                try:
+                    outcome = summarize(scores, real, fake, self.settings, pl_module.device)
+                except ValueError as error:
+                    outcome = str(error)
+        # The other processes wait: they must hear of an error, too.
+        outcome, real_images = trainer.strategy.broadcast((outcome, real.count))
+        if isinstance(outcome, str):
+            raise ValueError(outcome)
+        self._protocol = {
+            "scores": list(scores),
+            "data": data_name(trainer),
+            "split": self.split,
+            "real_images": real_images,
+            "num_samples": count,
+            "batch_size": self.batch_size,
+            "weights": self.weights,
+            "extractor": identity(extractor),
+            **asdict(self.settings),
+        }
+        return outcome
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the checkpoint of an earlier run of the trainer; see whether scores make sense."""
+        """Forget the checkpoint of an earlier run; see whether scores can be made, and make sense.
+
+        Raises:
+            ValueError: There are too few images, or the extractor's weights are not right.
+            OSError: They are missing and cannot be downloaded.
+        """
         self._checkpoint_step = None
-        self._active = self.extractor is not None or are_digits(trainer)
+        scores = self._scores(trainer)
+        without = not needs(scores, "generated") & {"features", "logits"}
+        self._active = self.extractor is not None or are_digits(trainer) or without
         if not self._active:
             rank_zero_info(
                 "metrics: no scores; the digit classifier's features do not suit "
-                f"{data_name(trainer)}, and metrics.extractor names no other"
+                f"{data_name(trainer)}, and metrics.extractor names no other, as InceptionV3"
             )
+        elif stage != "predict" and (stage != "fit" or self.every_n_steps is not None):
+            extractor = self._extractor(trainer)
+            prepare(extractor)
+            self._check_real(trainer, extractor, scores)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -218,48 +295,96 @@ class ImageMetrics(Callback):
 
     def table(self) -> str:
         """Format ``history`` as text, with what the scores depend on below."""
-        lines = [f"{'step':>9}  {'fid':>10}  kid ± std"]
-        for row in self.history:
-            lines.append(
-                f"{row['step']:>9.0f}  {row['fid']:>10.4f}  {row['kid']:.5f} ± {row['kid_std']:.5f}"
-            )
-        extractor = "none" if self.extractor is None else type(self.extractor).__name__
-        count = 0 if self._real_features is None else len(self._real_features)
+        about = self._protocol
+        lines = score_table(self.history)
         lines.append(
-            f"{self.num_samples:,} generated and {count:,} training images, extractor {extractor}, "
-            f"{self.kid_subsets} KID subsets of {self.kid_subset_size}, seed {self.seed}"
+            f"{about['num_samples']:,} generated and {about['real_images']:,} "
+            f"{'training' if about['split'] == 'train' else 'test'} images, "
+            f"extractor {about['extractor'].rpartition('-')[0]}, {about['kid_subsets']} KID "
+            f"subsets of {about['kid_subset_size']}, seed {about['seed']}"
         )
         return "\n".join(lines)
 
     def _evaluate_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        step = trainer.global_step
-        if trainer.state.fn != TrainerFn.FITTING and self._checkpoint_step is not None:
-            step = self._checkpoint_step
-        row = self._record(step, self.evaluate(trainer, pl_module))
+        step, count = trainer.global_step, self.num_samples
+        if trainer.state.fn != TrainerFn.FITTING:
+            count = self.test_samples
+            step = step if self._checkpoint_step is None else self._checkpoint_step
+        row = self._record(step, self.evaluate(trainer, pl_module, count))
         # With "step" among them, Lightning takes it as the loggers' x-axis instead of batches.
         for name, value in row.items():
             pl_module.log(name, value, prog_bar=name == "fid", sync_dist=name != "step")
 
-    def _record(self, step: int, scores: ImageScores) -> dict[str, float]:
-        row = {"step": float(step), **scores._asdict()}
+    def _record(self, step: int, scores: dict[str, float]) -> dict[str, float]:
+        row = {"step": float(step), **scores}
         if self.history and self.history[-1]["step"] == step:
             self.history.pop()
         self.history.append(row)
         return row
 
     def _print(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero and self.history and self._real_features is not None:
+        if trainer.is_global_zero and self.history and self._protocol:
             print(f"\n{self.table()}")
 
-    def _real(self, trainer: Trainer, device: torch.device) -> Tensor:
-        """Return features of all training images, on every rank."""
-        data = image_data(trainer)
-        if self._real_features is None or self._real_source is not data:
-            self._real_features = real_features(self._extractor(), trainer, device)
-            self._real_source = data
-        return self._real_features.to(device)
+    def _scores(self, trainer: Trainer) -> tuple[Score, ...]:
+        """Names of the scores, by the data if none were given."""
+        if self.scores is not None:
+            return tuple(self.scores)
+        known: tuple[Score, ...] = _DEFAULTS.get(data_name(trainer), ("fid", "kid"))
+        return ("is", *known) if isinstance(self.extractor, InceptionV3) else known
 
-    def _extractor(self) -> nn.Module:
-        if self.extractor is None:
-            self.extractor = DigitClassifier.pretrained()
-        return self.extractor
+    def _extractor(self, trainer: Trainer) -> nn.Module:
+        if self.extractor is not None:
+            return self.extractor
+        name = data_name(trainer)
+        if name not in self._digits:
+            self._digits[name] = digit_extractor(trainer)
+        return self._digits[name]
+
+    def _real_collection(
+        self,
+        trainer: Trainer,
+        device: torch.device,
+        extractor: nn.Module,
+        scores: tuple[Score, ...],
+    ) -> Collection:
+        """What scores need of the real images; made once, and there on the first process only."""
+        data = image_data(trainer)
+        source = (data, extractor, scores)
+        if self._real is None or self._real_source != source:
+            self._real = collect_real(
+                Measures(extractor, needs(scores, "real")),
+                trainer,
+                device,
+                split=self.split,
+                folder=cache_folder(data) if self.cache_dir is None else Path(self.cache_dir),
+                sums="fid" in scores,
+            )
+            self._real_source = source
+        return self._real
+
+    def _check_real(
+        self, trainer: Trainer, extractor: nn.Module, scores: tuple[Score, ...]
+    ) -> None:
+        """Refuse too few real images, as far as their number and that of features are known."""
+        count = count_real(image_data(trainer), self.split)
+        if count is not None:
+            check_counts(
+                count,
+                self.num_samples,
+                getattr(extractor, "num_features", None) if "fid" in scores else None,
+                self.settings.kid_subset_size if "kid" in scores else None,
+            )
+
+    def _check_generated(self) -> None:
+        """Refuse too few generated images, as far as the number of features is known."""
+        scores = self.scores or ("fid", "kid")
+        known = DigitClassifier if self.extractor is None else self.extractor
+        num_features = int(getattr(known, "num_features", 1)) if "fid" in scores else 0
+        least = max(self.settings.kid_subset_size if "kid" in scores else 1, num_features + 1)
+        for name in ("num_samples", "test_samples"):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"ImageMetrics: {name} must be at least {least} (kid_subset_size, and more "
+                    f"than the {num_features} features), got {getattr(self, name)}"
+                )

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from lightning_igm.callbacks.features import (
     are_digits,
     data_name,
+    digit_extractor,
     generated_features,
     measurement,
     real_features,
 )
 from lightning_igm.checks import above_zero, non_negative, positive
-from lightning_igm.metrics.digit_classifier import DigitClassifier
+from lightning_igm.metrics.extractors import prepare
 from lightning_igm.metrics.three_sample import KernelSums, kernel_sums, three_sample_test
 
 __all__ = ["DecayRule", "KIDLearningRate"]
@@ -191,6 +192,9 @@ class KIDLearningRate(Callback):
                 f"{data_name(trainer)}, which the digit classifier's features do not suit; give a "
                 "module that maps uint8 images (N, C, H, W) to features (N, D)"
             )
+        if self.extractor is None:
+            self.extractor = digit_extractor(trainer)
+        prepare(self.extractor)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot work, before anything is written; extract the real features.
@@ -214,7 +218,10 @@ class KIDLearningRate(Callback):
         if self._real is None:
             with measurement(pl_module.device, self.seed):
                 real = real_features(
-                    self._extractor(), trainer, pl_module.device, limit=self.num_samples
+                    cast(nn.Module, self.extractor),
+                    trainer,
+                    pl_module.device,
+                    limit=self.num_samples,
                 )
             if len(real) < self.num_samples:
                 raise ValueError(
@@ -293,7 +300,7 @@ class KIDLearningRate(Callback):
         seed = self.seed + trainer.global_step
         with measurement(device, seed):
             fake = generated_features(
-                self._extractor(),
+                cast(nn.Module, self.extractor),
                 trainer,
                 pl_module,
                 num_samples=self.num_samples,
@@ -315,8 +322,3 @@ class KIDLearningRate(Callback):
         if self.coefficient_factor != 1:
             share = self.coefficient_factor ** len(self.decays)
             pl_module.coefficient = self._coefficient * share  # type: ignore[assignment]
-
-    def _extractor(self) -> nn.Module:
-        if self.extractor is None:
-            self.extractor = DigitClassifier.pretrained()
-        return self.extractor

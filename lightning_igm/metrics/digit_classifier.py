@@ -1,13 +1,16 @@
 """A small digit classifier whose features score images of digits without any download."""
 
 from importlib.resources import files
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_WEIGHTS = "weights/digit_classifier.pt"
+from lightning_igm.checks import one_of
+
+WEIGHTS = {"digits": "weights/digit_classifier.pt", "mnist": "weights/mnist_classifier.pt"}
+"""Files of the shipped weights by what they were trained on."""
 
 
 class DigitClassifier(nn.Module):
@@ -18,7 +21,8 @@ class DigitClassifier(nn.Module):
     features are the standardised activations before the last ReLU: about zero mean and unit
     variance on digits, so that distances between features of two data sets are comparable.
 
-    The shipped weights (:meth:`pretrained`) are made by
+    There are two sets of shipped weights (:meth:`pretrained`), for scikit-learn's digits and for
+    MNIST: neither reads the other's digits well. They are made by
     ``python -m lightning_igm.metrics.train_digit_classifier``.
 
     Example:
@@ -45,11 +49,19 @@ class DigitClassifier(nn.Module):
         self.head = nn.Linear(self.num_features, self.num_classes)
 
     @classmethod
-    def pretrained(cls) -> Self:
-        """Load the shipped weights: in eval mode, frozen, on the CPU, without any random draw."""
+    def pretrained(cls, digits: Literal["digits", "mnist"] = "digits") -> Self:
+        """Load shipped weights: in eval mode, frozen, on the CPU, without any random draw.
+
+        Args:
+            digits: What they were trained on: scikit-learn's digits, or MNIST.
+
+        Raises:
+            ValueError: There are none of that name.
+        """
+        name = WEIGHTS[one_of("digits", digits, tuple(WEIGHTS))]
         with torch.device("meta"):
             classifier = cls()
-        with files("lightning_igm.metrics").joinpath(_WEIGHTS).open("rb") as file:
+        with files("lightning_igm.metrics").joinpath(name).open("rb") as file:
             state = torch.load(file, map_location="cpu", weights_only=True)
         classifier.load_state_dict(state, assign=True)
         return classifier.requires_grad_(False).eval()

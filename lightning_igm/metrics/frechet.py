@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-__all__ = ["frechet_distance", "moments"]
+__all__ = ["frechet_distance", "frechet_error", "moments"]
+
+_CHUNK = 2048  # Samples in float64 at a time.
 
 
 @torch.no_grad()
@@ -15,8 +17,9 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 
         ||mean1 - mean2||^2 + tr(cov1) + tr(cov2) - 2 tr((cov1 cov2)^(1/2))
 
-    The last trace is that of the root of ``R cov2 R`` with R the symmetric root of cov1: two
-    symmetric eigenvalue problems in float64, also for covariances that are singular.
+    The last trace is that of the root of ``F' cov1 F`` with ``F F' = cov2``: F is a Cholesky
+    factor, or made of eigenvectors where cov2 is singular. That is a symmetric eigenvalue problem,
+    in float64.
 
     Args:
         mean1: ``(D,)``.
@@ -36,6 +39,70 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         >>> frechet_distance(torch.zeros(3), eye, torch.ones(3), 4 * eye)
         tensor(6., dtype=torch.float64)
     """
+    distance, _, product = _parts(mean1, cov1, mean2, cov2)
+    overlap = torch.linalg.eigvalsh(product).clamp_min(0).sqrt().sum()
+    squared: Tensor = (distance - 2 * overlap).clamp_min(0)
+    return squared
+
+
+@torch.no_grad()
+def frechet_error(
+    mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor, samples2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Fréchet distance, and its standard error over fresh samples of the second Gaussian's kind.
+
+    The first order of what one sample x does to the distance (the delta method, or infinitesimal
+    jackknife) is, with T the linear map that takes the second Gaussian to the first,
+    ``|x - mean2|^2 - 2 (mean1 - mean2) (x - mean2) - (x - mean2) T (x - mean2)``; the error is its
+    standard deviation over the root of the number of samples. Resampling with replacement would
+    overstate it: repeated samples make a covariance smaller than it is.
+
+    Args:
+        mean1: ``(D,)``.
+        cov1: ``(D, D)``.
+        mean2: ``(D,)``, of the samples.
+        cov2: ``(D, D)``, of the samples.
+        samples2: ``(N, D)``, of any floating type.
+
+    Returns:
+        Distance and error, ``()`` each, float64.
+
+    Raises:
+        ValueError: The shapes do not match, or a value is not finite.
+
+    Example:
+        >>> import torch
+        >>> samples = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)) + 1
+        >>> mean, cov = moments(samples)
+        >>> distance, error = frechet_error(torch.zeros(3), torch.eye(3), mean, cov, samples)
+        >>> bool((distance - 3).abs() < 3 * error)
+        True
+    """
+    if samples2.shape[1:] != mean2.shape or len(samples2) < 2:
+        raise ValueError(
+            f"samples2: shape {tuple(samples2.shape)} is not allowed; it must be "
+            f"(N, {len(mean2)}) with 2 or more rows"
+        )
+    distance, factor, product = _parts(mean1, cov1, mean2, cov2)
+    values, vectors = torch.linalg.eigh(product)
+    roots = values.clamp_min(0).sqrt()
+    half = vectors.mT @ _inverse(factor)
+    transport = (half.mT * roots) @ half
+    influence = torch.cat([_influence(x, mean1, mean2, transport) for x in samples2.split(_CHUNK)])
+    error = influence.std() / len(samples2) ** 0.5
+    return (distance - 2 * roots.sum()).clamp_min(0), error
+
+
+def _influence(samples: Tensor, mean1: Tensor, mean2: Tensor, transport: Tensor) -> Tensor:
+    mean1, mean2 = mean1.double(), mean2.double()
+    x = samples.to(mean2) - mean2
+    return x.square().sum(1) - 2 * x @ (mean1 - mean2) - (x @ transport * x).sum(1)
+
+
+def _parts(
+    mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The distance without its last trace, F, and ``F' cov1 F``."""
     shapes = [tuple(t.shape) for t in (mean1, cov1, mean2, cov2)]
     d = mean1.shape[0] if mean1.dim() == 1 else -1
     if shapes != [(d,), (d, d)] * 2:
@@ -47,11 +114,20 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace()
     if not (distance.isfinite() and cov1.isfinite().all() and cov2.isfinite().all()):
         raise ValueError("mean1, cov1, mean2, cov2: values that are not finite are not allowed")
-    values, vectors = torch.linalg.eigh(cov1)
-    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.mT
-    overlap = torch.linalg.eigvalsh(root @ cov2 @ root).clamp_min(0).sqrt().sum()
-    squared: Tensor = (distance - 2 * overlap).clamp_min(0)
-    return squared
+    factor, failed = torch.linalg.cholesky_ex(cov2)
+    if failed:
+        values, vectors = torch.linalg.eigh(cov2)
+        factor = vectors * values.clamp_min(0).sqrt()
+    return distance, factor, factor.mT @ cov1 @ factor
+
+
+def _inverse(factor: Tensor) -> Tensor:
+    if factor.triu(1).any():
+        inverse: Tensor = torch.linalg.pinv(factor)
+    else:
+        eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+        inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
+    return inverse
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The one way from float images to 8 bits, shared by scores, sample grids and loggers."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +66,25 @@ def of_images(trainer: Trainer) -> bool:
 def training_images(data: Any, device: torch.device) -> Iterator[Tensor]:
     """Yield this process's training images once, in order, as uint8 batches ``(N, C, H, W)``.
 
-    The images take the way of training: to the device, to floats, and from there back to 8 bits as
-    generated images do.
-
     Args:
         data: The data module; see :func:`image_data`.
         device: Where the batches go.
     """
-    for batch in data.ordered_train_dataloader():
+    return prepared_images(data.ordered_train_dataloader(), data, device)
+
+
+def prepared_images(batches: Iterable[Any], data: Any, device: torch.device) -> Iterator[Tensor]:
+    """Yield a loader's images as uint8 batches ``(N, C, H, W)``.
+
+    The images take the way of training: to the device, to floats, and from there back to 8 bits as
+    generated images do.
+
+    Args:
+        batches: One of the data module's loaders of images in order.
+        data: The data module; see :func:`image_data`.
+        device: Where the batches go.
+    """
+    for batch in batches:
         images = data.transfer_batch_to_device(batch, device, 0)
         yield to_uint8(data.on_after_batch_transfer(images, 0), data.value_range)
 

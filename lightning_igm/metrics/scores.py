@@ -1,14 +1,14 @@
 """FID and KID from features that are already there."""
 
-import warnings
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
+from torch import Tensor
 
-from lightning_igm.metrics.rng import isolated_rng
+from lightning_igm.metrics.frechet import frechet_error, moments
+from lightning_igm.metrics.kernel_distance import check_kid_subsets, kernel_distance
+
+__all__ = ["ImageScores", "check_counts", "image_scores"]
 
 
 class ImageScores(NamedTuple):
@@ -19,19 +19,13 @@ class ImageScores(NamedTuple):
         kid: Mean over subsets of the unbiased squared MMD with the cubic polynomial kernel;
             it may be slightly negative.
         kid_std: Standard deviation over the subsets.
+        fid_std: Standard error of ``fid`` over fresh generated images.
     """
 
     fid: float
     kid: float
     kid_std: float
-
-
-class _Features(nn.Identity):
-    """Hands features that are already computed to a torchmetrics class."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
+    fid_std: float
 
 
 @torch.no_grad()
@@ -48,8 +42,8 @@ def image_scores(
     FID: "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium"
     (Heusel et al., 2017, https://arxiv.org/abs/1706.08500). KID: "Demystifying MMD GANs"
     (Bińkowski et al., 2018, https://arxiv.org/abs/1801.01401). Both run in float64, without
-    communication between processes. KID's subsets are drawn from ``seed``; global random states
-    stay as they are. Equal arguments give equal scores.
+    communication between processes, and equal torch-fidelity's on the same features with the same
+    seed. Global random states are neither read nor moved.
 
     Args:
         real: Features of real images, ``(M, D)``.
@@ -75,46 +69,36 @@ def image_scores(
             f"got {tuple(real.shape)} and {tuple(fake.shape)}"
         )
     check_kid_subsets(kid_subset_size, kid_subsets)
-    for name, features in (("real", real), ("generated", fake)):
-        count, num_features = features.shape
-        if count <= num_features:
+    check_counts(len(real), len(fake), real.shape[1], kid_subset_size)
+    fid, fid_std = frechet_error(*moments(real), *moments(fake), fake)
+    kid, kid_std = kernel_distance(
+        real, fake, subset_size=kid_subset_size, subsets=kid_subsets, seed=seed
+    )
+    return ImageScores(float(fid), kid, kid_std, float(fid_std))
+
+
+def check_counts(
+    real: int, fake: int, num_features: int | None = None, kid_subset_size: int | None = None
+) -> None:
+    """Refuse too few images.
+
+    Args:
+        real: Number of real images.
+        fake: Number of generated images.
+        num_features: Features of FID's covariances; None without FID.
+        kid_subset_size: Images in a subset of KID; None without KID.
+
+    Raises:
+        ValueError: A covariance would be singular, or a subset larger than the set.
+    """
+    for name, count in (("real", real), ("generated", fake)):
+        if num_features is not None and count <= num_features:
             raise ValueError(
                 f"FID with {num_features} features needs more than {num_features} {name} images, "
                 f"got {count}"
             )
-        if count < kid_subset_size:
+        if kid_subset_size is not None and count < kid_subset_size:
             raise ValueError(
                 f"kid_subset_size must be at most the number of {name} images ({count}), "
                 f"got {kid_subset_size}"
             )
-    num_features = real.shape[1]
-    # sync_on_compute: every process passes all features, so a reduction would count them twice.
-    # FID on the CPU: eigenvalues of a general matrix are not in every CUDA build of torch.
-    fid = FrechetInceptionDistance(_Features(num_features), sync_on_compute=False)
-    fid.update(real.double().cpu(), real=True)
-    fid.update(fake.double().cpu(), real=False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*will save all extracted features in buffer.*")
-        kid = KernelInceptionDistance(
-            _Features(num_features),
-            subsets=kid_subsets,
-            subset_size=kid_subset_size,
-            sync_on_compute=False,
-        )
-    kid.update(real.double(), real=True)
-    kid.update(fake.double(), real=False)
-    with isolated_rng(seed):
-        kid_mean, kid_std = kid.compute()
-    return ImageScores(float(fid.compute()), float(kid_mean), float(kid_std))
-
-
-def check_kid_subsets(kid_subset_size: int, kid_subsets: int) -> None:
-    """Refuse sizes that KID is not defined for.
-
-    Raises:
-        ValueError: If a subset has fewer than 2 images or there is no subset.
-    """
-    if kid_subset_size < 2:
-        raise ValueError(f"kid_subset_size must be at least 2, got {kid_subset_size}")
-    if kid_subsets < 1:
-        raise ValueError(f"kid_subsets must be at least 1, got {kid_subsets}")

@@ -49,7 +49,7 @@ def scores_by_hand(model, seed=3):
 
 
 def assert_row(row, step, scores):
-    assert row.keys() == {"step", "fid", "kid", "kid_std"}
+    assert row.keys() == {"step", "fid", "fid_std", "kid", "kid_std"}
     assert row["step"] == step
     for name, value in scores._asdict().items():
         # The extractor's float32 means are not the reference's to the last digit.
@@ -237,11 +237,12 @@ def test_the_table_is_printed_at_the_end_of_fit(tmp_path, capsys):
     metrics = tiny_metrics(3)
     fitted_state(tmp_path, metrics)
     rows = [
-        f"{row['step']:>9.0f}  {row['fid']:>10.4f}  {row['kid']:.5f} ± {row['kid_std']:.5f}"
+        f"{row['step']:>9.0f}  {row['fid']:.4f} ± {row['fid_std']:.4f}  "
+        f"{row['kid']:.5f} ± {row['kid_std']:.5f}"
         for row in metrics.history
     ]
     expected = [
-        "     step         fid  kid ± std",
+        "     step              fid                kid",
         *rows,
         "30 generated and 40 training images, extractor TinyExtractor, 4 KID subsets of 10, seed 3",
     ]
@@ -273,10 +274,10 @@ class Expect(Callback):
         self.expected_fid = expected_fid
 
     def on_validation_end(self, trainer, pl_module):
-        scores = torch.tensor([self.metrics.latest[key] for key in ("fid", "kid", "kid_std")])
+        scores = torch.tensor(list(self.metrics.latest.values()))
         on_all = pl_module.all_gather(scores)
         assert torch.equal(on_all[0], on_all[1])
-        assert len(self.metrics._real_features) == 41
+        assert self.metrics.protocol["real_images"] == 41
         assert self.metrics.latest["fid"] == pytest.approx(self.expected_fid, rel=1e-6)
 
 

@@ -26,12 +26,12 @@ def slow_fid(real, fake):
 
 
 def slow_kid(real, fake, subset_size, subsets, seed):
-    """The unbiased estimator by double loops, over the subsets that torch's seed stands for."""
-    torch.manual_seed(seed)
+    """The unbiased estimator by double loops, over the subsets that NumPy's seed stands for."""
+    draw = np.random.RandomState(seed)
     scores = []
     for _ in range(subsets):
-        x = real[torch.randperm(len(real))[:subset_size]].double().tolist()
-        y = fake[torch.randperm(len(fake))[:subset_size]].double().tolist()
+        y = fake[draw.choice(len(fake), subset_size, replace=False)].double().tolist()
+        x = real[draw.choice(len(real), subset_size, replace=False)].double().tolist()
 
         def kernel(a, b):
             return (sum(p * q for p, q in zip(a, b, strict=True)) / len(a) + 1) ** 3

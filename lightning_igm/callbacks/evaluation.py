@@ -1,0 +1,150 @@
+"""What callbacks that score the generator share: their cadence, their history, their table."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+__all__ = ["Evaluation"]
+
+
+class Evaluation(Callback, ABC):
+    """Scores every so many generator steps, and at validate and test.
+
+    A table of all scores is printed at the end of fit, validate and test; ``history`` keeps its
+    rows, and checkpoints keep ``history``. A subclass implements :meth:`evaluate` and
+    :meth:`table`.
+
+    Args:
+        every_n_steps: Generator steps between two evaluations in training; None evaluates only at
+            validate and test.
+
+    Attributes:
+        history: One row per evaluation: ``step`` and the scores.
+        active: Whether there is anything to score.
+        headline: The score in the progress bar.
+
+    Raises:
+        ValueError: ``every_n_steps`` is out of its range.
+    """
+
+    headline = ""
+
+    def __init__(self, every_n_steps: int | None) -> None:
+        super().__init__()
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(
+                f"{type(self).__name__}: every_n_steps must be at least 1 or None, "
+                f"got {every_n_steps}"
+            )
+        self.every_n_steps = every_n_steps
+        self.history: list[dict[str, float]] = []
+        self.active = True
+        self._step_before = 0
+        self._checkpoint_step: int | None = None
+
+    @abstractmethod
+    def evaluate(self, trainer: Trainer, pl_module: LightningModule) -> Mapping[str, float]:
+        """Generate, score and return; every rank returns the same numbers."""
+
+    @abstractmethod
+    def table(self) -> str:
+        """Format ``history`` as text."""
+
+    @property
+    def latest(self) -> dict[str, float] | None:
+        """The last row of ``history``; None before the first evaluation."""
+        return self.history[-1] if self.history else None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the checkpoint of an earlier run of the trainer."""
+        self._checkpoint_step = None
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember the step: validate and test do not restore it."""
+        self._checkpoint_step = checkpoint["global_step"]
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the step: batches that train only the critic do not move it."""
+        self._step_before = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Evaluate if this batch reached a multiple of ``every_n_steps``."""
+        every = self.every_n_steps
+        if not self.active or every is None:
+            return
+        if trainer.global_step // every == self._step_before // every:
+            return
+        row = self._record(trainer.global_step, self.evaluate(trainer, pl_module))
+        scores = {name: value for name, value in row.items() if name != "step"}
+        # For checkpoints and the progress bar only: logged values reach loggers at the cadence of
+        # log_every_n_steps, late, and again with every later row.
+        for name, value in scores.items():
+            pl_module.log(name, value, logger=False, prog_bar=name == self.headline)
+        for logger in trainer.loggers:
+            logger.log_metrics(scores, step=trainer.global_step)
+            logger.save()
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate, except in the sanity check."""
+        if self.active and not trainer.sanity_checking:
+            self._evaluate_epoch(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate."""
+        if self.active:
+            self._evaluate_epoch(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table of the run."""
+        self._print(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table, unless this validation is part of fit."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._print(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table."""
+        self._print(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the scores so far; empty before the first evaluation."""
+        return {"history": [dict(row) for row in self.history]} if self.history else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the scores of the run that wrote the checkpoint."""
+        self.history = [dict(row) for row in state_dict["history"]]
+
+    def _evaluate_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = trainer.global_step
+        if trainer.state.fn != TrainerFn.FITTING and self._checkpoint_step is not None:
+            step = self._checkpoint_step
+        row = self._record(step, self.evaluate(trainer, pl_module))
+        # With "step" among them, Lightning takes it as the loggers' x-axis instead of batches.
+        for name, value in row.items():
+            pl_module.log(name, value, prog_bar=name == self.headline, sync_dist=name != "step")
+
+    def _record(self, step: int, scores: Mapping[str, float]) -> dict[str, float]:
+        row = {"step": float(step), **scores}
+        if self.history and self.history[-1]["step"] == step:
+            self.history.pop()
+        self.history.append(row)
+        return row
+
+    def _print(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and self.active and self.history:
+            print(f"\n{self.table()}")
