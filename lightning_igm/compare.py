@@ -15,7 +15,10 @@ from lightning_igm.run import CONFIG, METRICS
 
 __all__ = ["Curve", "compare", "console", "draw", "interval", "read_curve"]
 
-SCORES = ("fid", "kid", "is", "ms_ssim_ratio", "precision", "recall", "modes", "high_quality")
+SCORES = (
+    *("fid", "kid", "inception_score", "ms_ssim_ratio", "precision", "recall"),
+    *("modes", "reverse_kl", "color_js", "modes_covered", "hq", "mmd2_0.2"),
+)
 """Scores that are compared by default, where the runs have them."""
 
 

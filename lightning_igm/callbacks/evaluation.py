@@ -1,9 +1,15 @@
 """What callbacks that score the generator share: their cadence, their history, their table."""
 
+import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
 from typing import Any
 
+import torch
+import torchmetrics
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -14,8 +20,9 @@ class Evaluation(Callback, ABC):
     """Scores every so many generator steps, and at validate and test.
 
     A table of all scores is printed at the end of fit, validate and test; ``history`` keeps its
-    rows, and checkpoints keep ``history``. A subclass implements :meth:`evaluate` and
-    :meth:`table`.
+    rows, and checkpoints keep ``history``. Validate and test add an entry with all that it takes to
+    repeat the scores to ``scores.json`` in the run's folder. A subclass implements :meth:`evaluate`
+    and :meth:`table`.
 
     Args:
         every_n_steps: Generator steps between two evaluations in training; None evaluates only at
@@ -52,6 +59,11 @@ class Evaluation(Callback, ABC):
     @abstractmethod
     def table(self) -> str:
         """Format ``history`` as text."""
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """All that the last scores depend on beside the generator, as plain data."""
+        return {}
 
     @property
     def latest(self) -> dict[str, float] | None:
@@ -113,13 +125,15 @@ class Evaluation(Callback, ABC):
         self._print(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table, unless this validation is part of fit."""
+        """Print the table and write the scores, unless this validation is part of fit."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._print(trainer)
+            self._write(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table."""
+        """Print the table and write the scores."""
         self._print(trainer)
+        self._write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scores so far; empty before the first evaluation."""
@@ -148,3 +162,39 @@ class Evaluation(Callback, ABC):
     def _print(self, trainer: Trainer) -> None:
         if trainer.is_global_zero and self.active and self.history:
             print(f"\n{self.table()}")
+
+    def _write(self, trainer: Trainer) -> None:
+        if not (trainer.is_global_zero and self.active and self.history):
+            return
+        row = {name: value if isfinite(value) else None for name, value in self.history[-1].items()}
+        entry = {
+            "stage": trainer.state.fn.value if trainer.state.fn else None,
+            "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+            **row,
+            "protocol": self.protocol,
+            "versions": {package.__name__: package.__version__ for package in _packages()},
+        }
+        path = Path(trainer.default_root_dir) / "scores.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".json.part")
+        unfinished.write_text(json.dumps([*_entries(path), entry], indent=2) + "\n")
+        os.replace(unfinished, path)
+
+
+def _packages() -> list[Any]:
+    import lightning_igm  # Only now: it imports this module.
+
+    return [lightning_igm, torch, torchmetrics]
+
+
+def _entries(path: Path) -> list[Any]:
+    """What the file of scores holds already."""
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_text())
+    except ValueError:
+        entries = None
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: no list of scores is in it; move it, then score again")
+    return entries

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
@@ -18,6 +18,7 @@ from lightning_igm.callbacks.collecting import (
     collect_real,
     count_real,
 )
+from lightning_igm.callbacks.evaluation import Evaluation
 from lightning_igm.callbacks.features import are_digits, data_name, digit_extractor, measurement
 from lightning_igm.callbacks.score_table import score_table
 from lightning_igm.checks import one_of
@@ -41,7 +42,7 @@ _DEFAULTS: dict[str, tuple[Score, ...]] = {
 }
 
 
-class ImageMetrics(Callback):
+class ImageMetrics(Evaluation):
     """Score generated images against real ones, by one pass of one extractor for all scores.
 
     Every evaluation generates the same latents' images, quantises them to 8 bits and hands them to
@@ -61,8 +62,8 @@ class ImageMetrics(Callback):
     - ``modes``: ``modes`` and ``reverse_kl`` of Stacked MNIST.
     - ``colors``: ``color_js`` of Color MNIST.
 
-    Samples that are not finite are scored NaN. A table of all scores is printed at the end of fit,
-    validate and test; ``history`` keeps its rows, and checkpoints keep ``history``.
+    Samples that are not finite are scored NaN. Tables, ``scores.json`` and ``history`` are those of
+    :class:`~lightning_igm.callbacks.evaluation.Evaluation`.
 
     Args:
         every_n_steps: Generator steps between two evaluations in training; None evaluates only at
@@ -99,6 +100,8 @@ class ImageMetrics(Callback):
         []
     """
 
+    headline = "fid"
+
     def __init__(
         self,
         every_n_steps: int | None = 1000,
@@ -116,16 +119,11 @@ class ImageMetrics(Callback):
         pairs: int = 10_000,
         cache_dir: str | Path | None = None,
     ) -> None:
-        super().__init__()
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(
-                f"ImageMetrics: every_n_steps must be at least 1 or None, got {every_n_steps}"
-            )
+        super().__init__(every_n_steps)
         if batch_size < 1:
             raise ValueError(f"ImageMetrics: batch_size must be at least 1, got {batch_size}")
         check_scores(scores or ())
         self.settings = ScoreSettings(kid_subset_size, kid_subsets, is_splits, pairs, seed=seed)
-        self.every_n_steps = every_n_steps
         self.num_samples = num_samples
         self.test_samples = num_samples if test_samples is None else test_samples
         self.extractor = extractor
@@ -134,20 +132,11 @@ class ImageMetrics(Callback):
         self.split: Split = one_of("split", split, ("train", "test"))
         self.weights: Weights = one_of("weights", weights, ("average", "raw"))
         self.cache_dir = cache_dir
-        self.history: list[dict[str, float]] = []
         self._check_generated()
         self._protocol: dict[str, Any] = {}
         self._digits: dict[str, nn.Module] = {}
         self._real: Collection | None = None
         self._real_source: Any = None
-        self._step_before = 0
-        self._checkpoint_step: int | None = None
-        self._active = True
-
-    @property
-    def latest(self) -> dict[str, float] | None:
-        """The last row of ``history``; None before the first evaluation."""
-        return self.history[-1] if self.history else None
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -162,12 +151,13 @@ class ImageMetrics(Callback):
         Args:
             trainer: The trainer whose data module has the real images.
             pl_module: The module that generates.
-            num_samples: Number of generated images; the callback's by default.
+            num_samples: Number of generated images; that of the trainer's stage by default.
 
         Raises:
             ValueError: If there is no data module, or there are too few images.
         """
-        count = self.num_samples if num_samples is None else num_samples
+        fitting = trainer.state.fn in (None, TrainerFn.FITTING)
+        count = num_samples or (self.num_samples if fitting else self.test_samples)
         scores, extractor = self._scores(trainer), self._extractor(trainer)
         self._check_real(trainer, extractor, scores)
         with measurement(pl_module.device, self.settings.seed):
@@ -212,11 +202,11 @@ class ImageMetrics(Callback):
             ValueError: There are too few images, or the extractor's weights are not right.
             OSError: They are missing and cannot be downloaded.
         """
-        self._checkpoint_step = None
+        super().setup(trainer, pl_module, stage)
         scores = self._scores(trainer)
         without = not needs(scores, "generated") & {"features", "logits"}
-        self._active = self.extractor is not None or are_digits(trainer) or without
-        if not self._active:
+        self.active = self.extractor is not None or are_digits(trainer) or without
+        if not self.active:
             rank_zero_info(
                 "metrics: no scores; the digit classifier's features do not suit "
                 f"{data_name(trainer)}, and metrics.extractor names no other, as InceptionV3"
@@ -225,73 +215,6 @@ class ImageMetrics(Callback):
             extractor = self._extractor(trainer)
             prepare(extractor)
             self._check_real(trainer, extractor, scores)
-
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Remember the step: validate and test do not restore it."""
-        self._checkpoint_step = checkpoint["global_step"]
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Remember the step: batches that train only the critic do not move it."""
-        self._step_before = trainer.global_step
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Evaluate if this batch reached a multiple of ``every_n_steps``."""
-        every = self.every_n_steps
-        if not self._active or every is None:
-            return
-        if trainer.global_step // every == self._step_before // every:
-            return
-        row = self._record(trainer.global_step, self.evaluate(trainer, pl_module))
-        scores = {name: value for name, value in row.items() if name != "step"}
-        # For checkpoints and the progress bar only: logged values reach loggers at the cadence of
-        # log_every_n_steps, late, and again with every later row.
-        for name, value in scores.items():
-            pl_module.log(name, value, logger=False, prog_bar=name == "fid")
-        for logger in trainer.loggers:
-            logger.log_metrics(scores, step=trainer.global_step)
-            logger.save()
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate, except in the sanity check."""
-        if self._active and not trainer.sanity_checking:
-            self._evaluate_epoch(trainer, pl_module)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate."""
-        if self._active:
-            self._evaluate_epoch(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table of the run."""
-        self._print(trainer)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table, unless this validation is part of fit."""
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self._print(trainer)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table."""
-        self._print(trainer)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the scores so far; empty before the first evaluation."""
-        return {"history": [dict(row) for row in self.history]} if self.history else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the scores of the run that wrote the checkpoint."""
-        self.history = [dict(row) for row in state_dict["history"]]
 
     def table(self) -> str:
         """Format ``history`` as text, with what the scores depend on below."""
@@ -304,27 +227,6 @@ class ImageMetrics(Callback):
             f"subsets of {about['kid_subset_size']}, seed {about['seed']}"
         )
         return "\n".join(lines)
-
-    def _evaluate_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        step, count = trainer.global_step, self.num_samples
-        if trainer.state.fn != TrainerFn.FITTING:
-            count = self.test_samples
-            step = step if self._checkpoint_step is None else self._checkpoint_step
-        row = self._record(step, self.evaluate(trainer, pl_module, count))
-        # With "step" among them, Lightning takes it as the loggers' x-axis instead of batches.
-        for name, value in row.items():
-            pl_module.log(name, value, prog_bar=name == "fid", sync_dist=name != "step")
-
-    def _record(self, step: int, scores: dict[str, float]) -> dict[str, float]:
-        row = {"step": float(step), **scores}
-        if self.history and self.history[-1]["step"] == step:
-            self.history.pop()
-        self.history.append(row)
-        return row
-
-    def _print(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero and self.history and self._protocol:
-            print(f"\n{self.table()}")
 
     def _scores(self, trainer: Trainer) -> tuple[Score, ...]:
         """Names of the scores, by the data if none were given."""

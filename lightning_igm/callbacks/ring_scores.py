@@ -80,6 +80,11 @@ class RingScores(Evaluation):
                 scores = self._against(trainer).scores(samples)
         return dict(trainer.strategy.broadcast(scores))
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Number and seed of the samples."""
+        return {"num_samples": self.num_samples, "seed": self.seed}
+
     def table(self) -> str:
         """Format ``history`` as text, with what the scores depend on below."""
         lines = [f"{'step':>9}  {'modes':>5}  {'hq':>6}  {'kl_rev':>7}  {'mmd2_0.2':>8}"]

@@ -12,6 +12,8 @@ from lightning_igm.losses._support import widened
 
 __all__ = ["GramMatrices", "gram_matrices", "median_bandwidths"]
 
+_LEAST_EXPONENT = -300.0
+
 
 @dataclass(frozen=True)
 class GramMatrices:
@@ -86,8 +88,9 @@ def gram_matrices(
     with torch.no_grad():
         left, right = _augmented(features.unsqueeze(-3))
         rates = _rates(sigmas, left)
-        # Of rounding nothing is left above 1, nor off it on the diagonal.
-        matrix = ((left * (rates / 2)) @ right.mT).clamp_max_(0).exp_()
+        # Of rounding nothing is left above 1, nor off it on the diagonal. Values and products of
+        # values that are no normal numbers would take a processor 60 times as long.
+        matrix = ((left * (rates / 2)) @ right.mT).clamp_(_LEAST_EXPONENT, 0).exp_()
         matrix.diagonal(0, -2, -1).fill_(1)
     return GramMatrices(matrix, features, right[..., :-1], rates, q.shape[-2])
 

@@ -235,3 +235,12 @@ def test_kernels_are_made_from_class_paths():
         {"class_path": path + "Sum", "init_args": {"kernels": terms, "weights": [1.0, 0.1]}}
     )
     assert kernel.scaling_constant == pytest.approx(1.1)
+
+
+def test_points_far_apart_cost_no_more_than_near_ones() -> None:
+    """A processor takes 60 times as long for numbers below the normal ones."""
+    for dtype in (torch.float32, torch.float64):
+        far = torch.tensor([[0.0]], dtype=dtype), torch.tensor([[1e3], [1e6]], dtype=dtype)
+        values = Gaussian(1.0)(*far)
+        assert bool((values >= torch.finfo(dtype).tiny).all())
+        assert bool((values < 1e-32).all())
