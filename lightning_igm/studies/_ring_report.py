@@ -232,7 +232,8 @@ def _draw_scores(grids: Sequence[Grid], path: Path) -> None:
         for panel in axes[-1]:
             panel.set_xlabel(("size of latents", "features K")[axis - 1])
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        axes[0, 0].figure.legend(handles, labels, loc="outside upper center", ncols=3)
+        columns = len(widths)  # As wide as the panels.
+        axes[0, 0].figure.legend(handles, labels, loc="outside upper center", ncols=columns)
 
 
 def _draw_intervals(
