@@ -132,6 +132,9 @@ def draw(curves: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path) -> Non
         panel.set(xlabel="generator steps", ylabel=name)
         if name == "fid":
             panel.set_yscale("log")
+        ends = [run.steps[-1] for runs in rows.values() for run in runs]
+        if max(ends) > 4 * min(ends):
+            panel.set_xscale("log")
     outside = len(next(iter(curves.values()))) > 6
     place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if outside else {}
     axes[0, -1].legend(fontsize="small", **place)
