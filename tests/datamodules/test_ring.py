@@ -149,7 +149,8 @@ def test_a_gan_trains_on_points(dim, tmp_path):
         assert not torch.equal(old, new)
     batches = trainer.predict(model, datamodule=data)
     assert [tuple(batch.shape) for batch in batches] == [(20, dim), (10, dim)]
-    assert not (tmp_path / "samples").exists()  # Points make no picture of pixels.
+    pictures = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert pictures[-3:] == [f"step_{step:08d}.png" for step in (1, 2, 3)]
     for number, batch in enumerate(batches):
         written = np.load(tmp_path / "predictions" / f"{number:08d}.npy")
         assert np.array_equal(written, batch.numpy())
