@@ -215,9 +215,9 @@ def test_one_pixel_makes_other_statistics(tmp_path):
     assert len(list(tmp_path.glob("*.pt"))) == 3
 
 
-def test_without_a_folder_nothing_is_written(tmp_path):
+def test_without_a_folder_nothing_of_the_real_images_is_kept(tmp_path):
     validated(tmp_path, metrics_of())
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
 
 
 def test_a_damaged_file_gives_the_same_scores(tmp_path):
