@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_igm.callbacks.cadence import EveryNSteps
 from lightning_igm.checks import positive
 from lightning_igm.networks.spectral import singular_values
 
@@ -18,7 +19,7 @@ __all__ = ["CriticSpectrum"]
 _GROWTH = 10
 
 
-class CriticSpectrum(Callback):
+class CriticSpectrum(EveryNSteps):
     """Log how well conditioned the critic's layers are every so many generator steps.
 
     For each convolution and linear layer, with the raw weight (without a spectral parametrization)
@@ -47,8 +48,7 @@ class CriticSpectrum(Callback):
     """
 
     def __init__(self, every_n_steps: int = 1000, max_condition_number: float = 1000.0) -> None:
-        super().__init__()
-        self.every_n_steps = positive("CriticSpectrum.every_n_steps", every_n_steps)
+        super().__init__(positive("CriticSpectrum.every_n_steps", every_n_steps))
         if not max_condition_number > 1:
             raise ValueError(
                 f"CriticSpectrum.max_condition_number: {max_condition_number} is not allowed; it "
@@ -57,7 +57,6 @@ class CriticSpectrum(Callback):
         self.max_condition_number = max_condition_number
         self._at_start: dict[str, float] = {}
         self._warned: set[str] = set()
-        self._step_before = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that there is a critic.
@@ -75,24 +74,10 @@ class CriticSpectrum(Callback):
         if trainer.is_global_zero and not self._at_start:
             self._at_start = condition_numbers(_spectrum(pl_module))
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Remember the step: batches that train only the critic do not move it."""
-        self._step_before = trainer.global_step
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Measure if this batch reached a multiple of ``every_n_steps``."""
-        step, every = trainer.global_step, self.every_n_steps
+    def on_due_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure."""
         # Ranks have the same weights; rank 0 speaks for all.
-        if trainer.is_global_zero and step // every > self._step_before // every:
+        if trainer.is_global_zero:
             self._measure(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 import torchmetrics
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+
+from lightning_igm.callbacks.cadence import EveryNSteps
 
 __all__ = ["Evaluation"]
 
 
-class Evaluation(Callback, ABC):
+class Evaluation(EveryNSteps):
     """Scores every so many generator steps, and at validate and test.
 
     A table of all scores is printed at the end of fit, validate and test; ``history`` keeps its
@@ -40,16 +42,14 @@ class Evaluation(Callback, ABC):
     headline = ""
 
     def __init__(self, every_n_steps: int | None) -> None:
-        super().__init__()
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(
                 f"{type(self).__name__}: every_n_steps must be at least 1 or None, "
                 f"got {every_n_steps}"
             )
-        self.every_n_steps = every_n_steps
+        super().__init__(every_n_steps)
         self.history: list[dict[str, float]] = []
         self.active = True
-        self._step_before = 0
         self._checkpoint_step: int | None = None
 
     @abstractmethod
@@ -80,25 +80,9 @@ class Evaluation(Callback, ABC):
         """Remember the step: validate and test do not restore it."""
         self._checkpoint_step = checkpoint["global_step"]
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Remember the step: batches that train only the critic do not move it."""
-        self._step_before = trainer.global_step
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Evaluate if this batch reached a multiple of ``every_n_steps``."""
-        every = self.every_n_steps
-        if not self.active or every is None:
-            return
-        if trainer.global_step // every == self._step_before // every:
+    def on_due_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate, and tell the loggers."""
+        if not self.active:
             return
         row = self._record(trainer.global_step, self.evaluate(trainer, pl_module))
         scores = {name: value for name, value in row.items() if name != "step"}

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from lightning_igm.callbacks.cadence import EveryNSteps
 from lightning_igm.callbacks.ema import evaluation_weights
 from lightning_igm.metrics.images import (
     image_data,
@@ -28,7 +29,7 @@ _COMFORTABLE_WIDTH = 500
 _PADDING = 2
 
 
-class SampleGrid(Callback):
+class SampleGrid(EveryNSteps):
     """Write a grid of samples every so many generator steps; of points a scatter plot.
 
     The noise is drawn once and kept in checkpoints, so that grids of one run show the same samples
@@ -67,7 +68,6 @@ class SampleGrid(Callback):
         seed: int = 0,
         num_points: int = 1000,
     ) -> None:
-        super().__init__()
         for name, value in (
             ("every_n_steps", every_n_steps),
             ("num_samples", num_samples),
@@ -77,14 +77,13 @@ class SampleGrid(Callback):
         ):
             if value < 1:
                 raise ValueError(f"{type(self).__name__}: {name} must be at least 1, got {value}")
-        self.every_n_steps = every_n_steps
+        super().__init__(every_n_steps)
         self.num_samples = num_samples
         self.nrow = nrow
         self.scale = scale
         self.seed = seed
         self.num_points = num_points
         self._noise: Tensor | None = None
-        self._step_before = 0
         self._last_written: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,23 +105,9 @@ class SampleGrid(Callback):
             )
             save_png(picture, _folder(trainer) / "real.png")
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Remember the step: batches that train only the critic do not move it."""
-        self._step_before = trainer.global_step
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Write a grid if this batch reached a multiple of ``every_n_steps``."""
-        if trainer.global_step // self.every_n_steps > self._step_before // self.every_n_steps:
-            self._write_samples(trainer, pl_module)
+    def on_due_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write a grid."""
+        self._write_samples(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the last grid."""
