@@ -6,6 +6,7 @@ from torch import Tensor
 __all__ = ["frechet_distance", "frechet_error", "moments"]
 
 _CHUNK = 2048  # Samples in float64 at a time.
+_BLOCK = 256  # Columns of a product at a time.
 
 
 @torch.no_grad()
@@ -102,7 +103,7 @@ def _influence(samples: Tensor, mean1: Tensor, mean2: Tensor, transport: Tensor)
 def _parts(
     mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The distance without its last trace, F, and ``F' cov1 F``."""
+    """The distance without its last trace, F, and the lower triangle of ``F' cov1 F``."""
     shapes = [tuple(t.shape) for t in (mean1, cov1, mean2, cov2)]
     d = mean1.shape[0] if mean1.dim() == 1 else -1
     if shapes != [(d,), (d, d)] * 2:
@@ -118,7 +119,14 @@ def _parts(
     if failed:
         values, vectors = torch.linalg.eigh(cov2)
         factor = vectors * values.clamp_min(0).sqrt()
-    return distance, factor, factor.mT @ cov1 @ factor
+        return distance, factor, factor.mT @ cov1 @ factor
+    # Half of the work: the factor is triangular, and eigenvalues need the lower triangle only.
+    product = torch.zeros_like(cov1)
+    for start in range(0, d, _BLOCK):
+        columns = slice(start, start + _BLOCK)
+        right = cov1[:, start:] @ factor[start:, columns]
+        product[start:, columns] = factor[start:, start:].mT @ right[start:]
+    return distance, factor, product
 
 
 def _inverse(factor: Tensor) -> Tensor:
