@@ -1,7 +1,12 @@
-"""Losses of generative adversarial networks, on the critic's logits or values."""
+"""Losses of generative adversarial networks, on the critic's logits or values.
+
+Means are in float32 or better, whatever the precision of the critic.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor
+
+from lightning_igm.losses._support import widened
 
 __all__ = [
     "logistic_critic_loss",
@@ -29,7 +34,7 @@ def logistic_critic_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         >>> logistic_critic_loss(torch.zeros(4), torch.zeros(4))
         tensor(1.3863)
     """
-    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+    return F.softplus(-widened(real_logits)).mean() + F.softplus(widened(fake_logits)).mean()
 
 
 def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
@@ -46,7 +51,7 @@ def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
         >>> non_saturating_generator_loss(torch.zeros(4))
         tensor(0.6931)
     """
-    return F.softplus(-fake_logits).mean()
+    return F.softplus(-widened(fake_logits)).mean()
 
 
 def wasserstein_critic_loss(real_values: Tensor, fake_values: Tensor) -> Tensor:
@@ -67,7 +72,7 @@ def wasserstein_critic_loss(real_values: Tensor, fake_values: Tensor) -> Tensor:
         >>> wasserstein_critic_loss(torch.ones(4), torch.zeros(4))
         tensor(-1.)
     """
-    return fake_values.mean() - real_values.mean()
+    return widened(fake_values).mean() - widened(real_values).mean()
 
 
 def wasserstein_generator_loss(fake_values: Tensor) -> Tensor:
@@ -84,4 +89,4 @@ def wasserstein_generator_loss(fake_values: Tensor) -> Tensor:
         >>> wasserstein_generator_loss(torch.ones(4))
         tensor(-1.)
     """
-    return -fake_values.mean()
+    return -widened(fake_values).mean()

@@ -20,6 +20,7 @@ from lightning_igm.modules.support import (
     save_plain_hyperparameters,
     stated_range,
 )
+from lightning_igm.networks.batch_norm import synchronise_batch_norms
 
 __all__ = ["ImplicitGenerativeModule", "NonFiniteLossError"]
 
@@ -96,7 +97,9 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         self.latest: dict[str, Tensor] = {}
         """Latest value of everything given to :meth:`log_training`."""
         self.in_training_step = False
-        """Whether the run is between the start of a batch and the end of its updates."""
+        """Whether the run is between the start of a batch and the end of all that belongs to it."""
+        self.stop_by: type[BaseException] | None = None
+        """What to raise after the batch, if the run is to stop."""
 
     @abstractmethod
     def generator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -319,10 +322,14 @@ class ImplicitGenerativeModule(LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Check precision, and that the generator makes images like the data's.
 
+        Under several ranks, batch norms are of the global batch from now on.
+
         Raises:
             ValueError: They do not fit.
         """
         supported_precision(self.trainer.precision)
+        if world_size() > 1:
+            synchronise_batch_norms(self)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             self._check_images(
@@ -406,7 +413,11 @@ class ImplicitGenerativeModule(LightningModule, ABC):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """As many generated images ``(N, C, H, W)`` as the batch has."""
-        return self.sample(self.images_of(batch).shape[0])
+        return self.sample(self.images_of(batch).shape[0], self.noise)
+
+    def on_predict_start(self) -> None:
+        """Start a stream of noise of this process's own."""
+        self._noise = torch.Generator(self.device).manual_seed(torch.initial_seed() + rank())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the run is sound, and keep its stream of noise and its counters."""
@@ -414,9 +425,20 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         checkpoint["training_state"] = self.training_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the stream of noise and the counters."""
-        if "training_state" in checkpoint:
+        """Take up the stream of noise and the counters.
+
+        Raises:
+            ValueError: There are not all of them.
+        """
+        if "training_state" not in checkpoint:
+            return
+        try:
             self.load_training_state(checkpoint["training_state"])
+        except KeyError as error:
+            raise ValueError(
+                f"ckpt_path: the checkpoint has no {error} in its training state; another version "
+                "of lightning_igm or another method wrote it, go on with that"
+            ) from error
 
     def training_state(self) -> dict[str, Any]:
         """What a resumed run needs beyond weights and optimizers; plain data and tensors only."""
@@ -456,6 +478,11 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         self.in_training_step = True
         if batch_idx % _CHECK_LOSSES_EVERY == 0:
             self.check_finite()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop here if asked to: the callbacks are done with the batch."""
+        if self.stop_by is not None:
+            raise self.stop_by
 
     def on_train_end(self) -> None:
         """Check the losses since the last save."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_igm.checks import above_zero, non_negative, one_of
-from lightning_igm.losses.jacobians import features_of
+from lightning_igm.losses.jacobians import features_of, suited
 from lightning_igm.losses.kernels import Gaussian, Kernel
 from lightning_igm.losses.mmd import mmd2
 from lightning_igm.losses.mmd_gan import one_sided_term
@@ -198,5 +198,5 @@ class MMDGAN(DiscrepancyGAN):
         if not self.activation_penalty:
             return features_of(self.encoder, images), []
         with torch.autocast(images.device.type, enabled=False):
-            features, layers = activations(self.encoder, images)
+            features, layers = activations(self.encoder, suited(self.encoder, images))
         return features, layers

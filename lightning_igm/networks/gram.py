@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_igm.distributed import world_size
 from lightning_igm.networks._checks import check_choice, check_positive
 from lightning_igm.networks._same import same_conv, same_deconv
 from lightning_igm.networks.base import LEAKY_SLOPE, SequentialCritic, SequentialGenerator
+from lightning_igm.networks.batch_norm import global_batch_norm
 from lightning_igm.networks.dcgan import OutputName
 from lightning_igm.networks.init import initialize_smmd_weights, initialize_weights
 
@@ -34,7 +36,9 @@ class BatchShift(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Normalise maps ``(N, C, H, W)``."""
+        """Normalise maps ``(N, C, H, W)``; in training over all ranks."""
+        if self.training and world_size() > 1:
+            return global_batch_norm(maps, None, self.bias, eps=1e-3)[0]
         return F.batch_norm(maps, None, None, None, self.bias, training=True, eps=1e-3)
 
 

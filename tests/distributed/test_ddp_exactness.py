@@ -1,4 +1,6 @@
-"""Training on two ranks is training in one process on the joined batch."""
+"""Training on several ranks is training in one process on the joined batch."""
+
+from functools import partial
 
 import pytest
 import torch
@@ -30,17 +32,29 @@ from lightning_igm.networks import (
     Autoencoder,
     DCGANCritic,
     DCGANGenerator,
+    GRAMGenerator,
     MLPGenerator,
     spectral_norm,
 )
 
 GLOBAL_BATCH = 8
-LEARNING_RATES = {SGD: 0.2, Adam: 0.003}
+OPTIMIZERS = {"sgd": partial(SGD, lr=0.2), "adam": partial(Adam, lr=0.003)}
+# What one update after the other magnifies is smaller: the steps, and with a larger eps what Adam
+# makes of a gradient that is zero but for rounding, as that of a critic's last bias is where the
+# kernel sees only differences of features.
+GENTLE = {"sgd": partial(SGD, lr=0.02), "adam": partial(Adam, lr=0.003, eps=1e-3)}
+# This game magnifies any difference tenfold with each such step: 5e-15 after 5, 9e-6 after 20.
+GENTLER = {"gram by medians": 0.1}
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    return started(tmp_path_factory.getbasetemp())
+def ranks_of(tmp_path_factory):
+    return lambda count: started(tmp_path_factory.getbasetemp(), count)
+
+
+@pytest.fixture(scope="module")
+def ranks(ranks_of):
+    return ranks_of(2)
 
 
 class NoiseImages(ImageDataModule):
@@ -175,6 +189,17 @@ RUNS = {
     "gram by medians": (GRAMNet, GRAM | {"sigmas": "median5", "regulariser": "sum"}),
     "gram, spectral": (GRAMNet, GRAM | {"spectral": "learnable"}),
     "clipped": (SMMDGAN, {"critic_steps": 1, "gradient_clip": 0.05}),
+    "batch norm in both networks": (GAN, {"batch_norm": "both"}),
+    "batch norm, moments of two batches": (
+        MoLM,
+        MOLM | {"estimator": "two_batch", "batch_norm": "generator"},
+    ),
+    "batch norm, ratio": (GRAMNet, GRAM | {"batch_norm": "generator"}),
+    "batch norm, penalty": (
+        WGANGP,
+        {"critic_steps": 1, "penalty_weight": 0.1, "batch_norm": "generator"},
+    ),
+    "batch shift": (MMDGAN, {"critic_steps": 2, "batch_norm": "shift"}),
 }
 WRONG_RUNS = {
     "local moments": (LocalMoments, MOLM),
@@ -183,29 +208,41 @@ WRONG_RUNS = {
 }
 
 
-def train(name, optimizer, steps=5):
+def networks(out_dim=1, spectral=None, batch_norm=None):
+    generator = DCGANGenerator(latent_dim=4, image_size=8, width=4, batch_norm=False, init="he")
+    if batch_norm is not None:
+        variant = "tensorflow" if batch_norm == "shift" else "pytorch"
+        generator = GRAMGenerator(4, image_size=8, width=4, output="sigmoid", variant=variant)
+    critic = DCGANCritic(image_size=8, width=4, hidden_dim=6, init="he", out_dim=out_dim)
+    if batch_norm == "both":
+        convolution = (
+            torch.nn.Conv2d(3, 4, 3, bias=False),
+            torch.nn.BatchNorm2d(4),
+            torch.nn.LeakyReLU(),
+        )
+        head = torch.nn.Flatten(), torch.nn.Linear(144, 1), torch.nn.Flatten(0)
+        critic = torch.nn.Sequential(*convolution, *head)
+    if spectral is not None:
+        spectral_norm(critic, spectral)
+    return generator, critic
+
+
+def train(name, optimizer, steps=5, dtype=torch.float64):
     """Weights at the start and at the end, the loggers' latest values, and the data's moments."""
     torch.manual_seed(0)
     kind, arguments = (RUNS | WRONG_RUNS)[name]
-    arguments = dict(arguments)
-    out_dim, spectral = arguments.pop("out_dim", 1), arguments.pop("spectral", None)
-
-    def make(parameters):
-        return optimizer(parameters, lr=LEARNING_RATES[optimizer])
-
-    generator = DCGANGenerator(latent_dim=4, image_size=8, width=4, batch_norm=False, init="he")
-    critic = DCGANCritic(image_size=8, width=4, hidden_dim=6, init="he", out_dim=out_dim)
-    if spectral is not None:
-        spectral_norm(critic, spectral)
+    names = "out_dim", "spectral", "batch_norm"
+    generator, critic = networks(**{key: arguments[key] for key in names if key in arguments})
+    arguments = {key: value for key, value in arguments.items() if key not in names}
 
     model = kind(
         generator,
         critic,
         latent_dim=4,
-        generator_optimizer=make,
-        critic_optimizer=make,
+        generator_optimizer=optimizer,
+        critic_optimizer=optimizer,
         **arguments,
-    ).double()
+    ).to(dtype)
     start = weights(model)
     ranks = world_size()
     trainer = Trainer(
@@ -229,32 +266,53 @@ def train(name, optimizer, steps=5):
 
 
 def weights(model):
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    """Of all networks, with running statistics."""
+    return {key: value.to(torch.float64, copy=True) for key, value in model.state_dict().items()}
+
+
+def equal(first, second):
+    return all(torch.equal(value, second[key]) for key, value in first.items())
 
 
 def furthest(first, second):
-    return (first - second).abs().max().item()
+    return max((first[key] - second[key]).abs().max().item() for key in first)
 
 
-@pytest.mark.parametrize("optimizer", [SGD, Adam])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", RUNS)
 def test_two_ranks_train_like_one_process_on_the_joined_batch(ranks, name, optimizer):
-    start, expected, _, moments = train(name, optimizer)
+    start, expected, _, moments = train(name, OPTIMIZERS[optimizer])
     assert furthest(start, expected) > 1e-3
-    first, second = ranks.run(train, name, optimizer)
-    assert torch.equal(first[1], second[1])
-    assert torch.equal(first[0], start)
+    first, second = ranks.run(train, name, OPTIMIZERS[optimizer])
+    assert equal(first[1], second[1])
+    assert equal(first[0], start)
     # Adam divides small gradients by their size and so magnifies rounding.
-    assert furthest(first[1], expected) < (1e-10 if optimizer is SGD else 1e-8)
+    assert furthest(first[1], expected) < (1e-10 if optimizer == "sgd" else 1e-8)
     if moments is not None:
         assert torch.equal(first[3], second[3])
-        assert furthest(first[3], moments) < 1e-8
+        assert (first[3] - moments).abs().max() < 1e-8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    ("optimizer", "dtype", "most"), [("sgd", torch.float64, 1e-10), ("adam", torch.float32, 1e-5)]
+)
+def test_after_twenty_updates_too(ranks_of, name, count, optimizer, dtype, most):
+    make = GENTLE[optimizer]
+    make = partial(make, lr=make.keywords["lr"] * GENTLER.get(name, 1))
+    settings = name, make, 20, dtype
+    _, expected, _, _ = train(*settings)
+    outcomes = ranks_of(count).run(train, *settings)
+    assert all(equal(outcome[1], outcomes[0][1]) for outcome in outcomes)
+    assert furthest(outcomes[0][1], expected) < most
 
 
 def stopped():
     RUNS["lost loss"] = (LosesItsLoss, {})
     try:
-        train("lost loss", SGD)
+        train("lost loss", OPTIMIZERS["sgd"])
     except NonFiniteLossError as error:
         return str(error)
 
@@ -266,7 +324,7 @@ def test_a_loss_that_is_lost_on_one_rank_stops_all(ranks):
 
 @pytest.mark.parametrize("name", WRONG_RUNS)
 def test_a_loss_of_local_statistics_is_caught(ranks, name):
-    _, expected, _, _ = train(name, SGD)
-    first, second = ranks.run(train, name, SGD)
-    assert torch.equal(first[1], second[1])
+    _, expected, _, _ = train(name, OPTIMIZERS["sgd"])
+    first, second = ranks.run(train, name, OPTIMIZERS["sgd"])
+    assert equal(first[1], second[1])
     assert furthest(first[1], expected) > 1e-6

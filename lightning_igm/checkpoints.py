@@ -1,0 +1,153 @@
+"""Checkpoint files: written as a whole, kept for one save longer, and read without running code."""
+
+import sys
+import zipfile
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+
+from lightning_igm.files import replacing
+
+__all__ = ["AtomicCheckpointIO", "CheckpointNotWrittenError", "Saved", "last_good", "read"]
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+_NAMED_KEYS = 4
+
+
+class CheckpointNotWrittenError(OSError):
+    """A checkpoint could not be written; the one before it is as it was."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or not there, whenever the process is killed or the disk is full.
+
+    Lightning's own writes to the system's temporary folder first, and copies from there over the
+    last good checkpoint if that is another file system. Beside ``last.ckpt`` the one before it is
+    kept, as ``previous.ckpt``.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint; one that goes to a URL is left to Lightning.
+
+        Raises:
+            CheckpointNotWrittenError: It cannot be written.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        # In memory first: torch's writer turns a full disk into an error about positions.
+        content = BytesIO()
+        torch.save(checkpoint, content)
+        try:
+            keep = path.with_name(PREVIOUS) if path.name == LAST else None
+            with replacing(path, "wb", keep=keep) as file:
+                file.write(content.getbuffer())
+        except OSError as error:
+            good = "last good checkpoint: " + (str(path) if path.exists() else "none was saved")
+            raise CheckpointNotWrittenError(
+                f"checkpoint: {str(path)!r} cannot be written ({error.strerror}); {good}"
+            ) from error
+
+
+class Saved(NamedTuple):
+    """A checkpoint that was found."""
+
+    path: Path
+    content: dict[str, Any]
+
+    def is_finished(self, max_steps: int, max_epochs: int | None) -> bool:
+        """Whether a run with these limits ends here; a checkpoint of the end is its very last."""
+        epochs = self.content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        return 0 <= max_steps <= self.content["global_step"] or (
+            max_epochs is not None and 0 <= max_epochs <= epochs
+        )
+
+
+def read(path: Path, *, weights_only: bool = True) -> Saved:
+    """Read a checkpoint of Lightning's; tensors are read from the file when they are needed.
+
+    Args:
+        path: Of the file.
+        weights_only: Whether to refuse what would execute code.
+
+    Raises:
+        ValueError: It is none, is not whole, or would execute code.
+    """
+    content: Any = None
+    try:
+        if zipfile.is_zipfile(path):
+            content = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
+    except UnpicklingError as error:
+        raise ValueError(
+            f"ckpt_path: {str(path)!r} is refused; it holds more than tensors and plain data, and "
+            "to load it could execute code"
+        ) from error
+    except (RuntimeError, EOFError, KeyError):
+        pass
+    if not isinstance(content, dict) or not {"state_dict", "global_step", "loops"} <= set(content):
+        raise ValueError(f"ckpt_path: {str(path)!r} is damaged, or not a checkpoint of a run")
+    return Saved(path, content)
+
+
+def last_good(folder: Path, model: LightningModule, *, weights_only: bool = True) -> Saved | None:
+    """The last checkpoint of a folder that can be read and fits the model; None if there is none.
+
+    What is passed over is told in a line each.
+
+    Raises:
+        ValueError: There are checkpoints, and none of them is good; says what is wrong with the
+            last.
+    """
+    faults: list[str] = []
+    for name in (LAST, PREVIOUS):
+        path = folder / name
+        try:
+            saved = read(path, weights_only=weights_only) if path.exists() else None
+            if saved is not None:
+                check_fits(saved, model)
+        except ValueError as error:
+            faults.append(str(error))
+            continue
+        if saved is not None:
+            if faults or name != LAST:
+                reason = *faults, f"ckpt_path: '{folder / LAST}' is not there"
+                print(f"igm: {reason[0]}; going on from '{path}'", file=sys.stderr)
+            return saved
+    if faults:
+        raise ValueError(faults[0])
+    return None
+
+
+def check_fits(saved: Saved, model: LightningModule) -> None:
+    """Check that the weights of a checkpoint are those of a model, as far as that is known now.
+
+    Raises:
+        ValueError: They are not; names the first tensors that differ.
+    """
+    if is_overridden("configure_model", model) or not model.strict_loading:
+        return
+    then, now = _shapes(saved.content["state_dict"]), _shapes(model.state_dict())
+    differing = [
+        f"{key} ({then.get(key, 'missing')} in the checkpoint, {now.get(key, 'missing')} now)"
+        for key in dict.fromkeys([*now, *then])
+        if then.get(key) != now.get(key)
+    ]
+    if differing:
+        more = len(differing) - _NAMED_KEYS
+        named = ", ".join(differing[:_NAMED_KEYS]) + (f" and {more} more" if more > 0 else "")
+        raise ValueError(f"ckpt_path: {str(saved.path)!r} does not fit the model: {named}")
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v.shape) if isinstance(v, Tensor) else None for key, v in state.items()}
