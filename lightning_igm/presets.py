@@ -1,0 +1,148 @@
+"""The presets that ship with the package: what ``igm presets`` lists and ``--config`` finds."""
+
+import re
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+__all__ = [
+    "Preset",
+    "find_config",
+    "folder_of_presets",
+    "preset_table",
+    "presets",
+    "with_config_files",
+]
+
+_YAML = re.compile(r"[:{\n]")  # A config can be given as YAML itself.
+_PAPERS = {
+    "CramerGAN": "Bellemare et al., 2017",
+    "GAN": "Goodfellow et al., 2014",
+    "GCMMDGAN": "Arbel et al., NeurIPS 2018",
+    "GRAMNet": "Srivastava et al., ICLR 2020",
+    "MMDGAN": "Bińkowski et al., ICLR 2018",
+    "MMDGAN(decoder)": "Li et al., NIPS 2017",
+    "MMDNet": "Li et al., ICML 2015",
+    "MoLM": "Ravuri et al., NIPS workshop 2017",
+    "MoLM(hidden_weight)": "Ravuri et al., ICML 2018",
+    "SMMDGAN": "Arbel et al., NeurIPS 2018",
+    "SNGAN": "Miyato et al., ICLR 2018",
+    "SobolevGAN": "Mroueh et al., ICLR 2018",
+    "SWGAN": "Arbel et al., NeurIPS 2018",
+    "WGANGP": "Gulrajani et al., NeurIPS 2017",
+}
+
+
+class Preset(NamedTuple):
+    """A preset's name for ``--config``, and what it trains on what."""
+
+    name: str
+    method: str
+    data: str
+    paper: str
+
+
+def folder_of_presets() -> Path:
+    """Folder of the presets: within an installed package, and beside it in a clone."""
+    packaged = Path(__file__).with_name("configs")
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def presets() -> dict[str, Path]:
+    """Files of all presets by name.
+
+    Example:
+        >>> presets()["molm/cifar10"].name
+        'cifar10.yaml'
+    """
+    folder = folder_of_presets()
+    files = {
+        path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")
+    }
+    return {name: files[name] for name in sorted(files) if not name.startswith("sweeps/")}
+
+
+def find_config(name: str) -> Path:
+    """Find a config: a file, or else a preset by its name, ``configs/`` and ``.yaml`` or not.
+
+    Raises:
+        FileNotFoundError: It is neither.
+
+    Example:
+        >>> find_config("configs/molm/cifar10.yaml").name
+        'cifar10.yaml'
+    """
+    if Path(name).is_file():
+        return Path(name)
+    known = presets()
+    wanted = name.removeprefix("configs/").removesuffix(".yaml")
+    if wanted in known:
+        return known[wanted]
+    near = " or ".join(get_close_matches(wanted, known))
+    raise FileNotFoundError(
+        f"config: {name!r} is neither a file nor a preset; "
+        + (f"did you mean {near}?" if near else "igm presets lists the presets")
+    )
+
+
+def with_config_files(words: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Replace what follows ``--config`` or ``-c`` by the files that it names, and put them first.
+
+    Other options win over them wherever they stand.
+
+    Args:
+        words: A command line.
+
+    Returns:
+        The command line, and the config files in it.
+
+    Raises:
+        FileNotFoundError: A config is neither a file nor a preset.
+    """
+    parser = ArgumentParser(prog="igm", add_help=False, allow_abbrev=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    found, line = parser.parse_known_args(words)
+    configs = [c if _YAML.search(c) else str(find_config(c)) for c in found.config]
+    commands = 0 if not line or line[0].startswith("-") else 1
+    line[commands:commands] = [f"--config={config}" for config in configs]
+    return line, [Path(config) for config in configs if not _YAML.search(config)]
+
+
+def preset_table(words: Sequence[str] = ()) -> str:
+    """Text that lists the presets.
+
+    Args:
+        words: Only presets with all of them, in any column and any case.
+
+    Raises:
+        ValueError: No preset has them.
+
+    Example:
+        >>> print(preset_table(["smmd", "cifar"]))
+        preset              method   data     paper
+        smmdgan/cifar10     SMMDGAN  CIFAR10  Arbel et al., NeurIPS 2018
+        smmdgan/sn_cifar10  SMMDGAN  CIFAR10  Arbel et al., NeurIPS 2018
+    """
+    rows = [_describe(name, path) for name, path in presets().items()]
+    chosen = [row for row in rows if all(w.lower() in " ".join(row).lower() for w in words)]
+    if not chosen:
+        raise ValueError(f"presets: none has {' and '.join(words)}; igm presets lists all")
+    table = [("preset", *Preset._fields[1:]), *chosen]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    )
+
+
+def _describe(name: str, path: Path) -> Preset:
+    config: dict[str, Any] = yaml.safe_load(path.read_text())
+    method = config["model"]["class_path"]
+    variants = [f"{method}({argument})" for argument in config["model"]["init_args"]]
+    paper = next((_PAPERS[v] for v in variants if v in _PAPERS), _PAPERS[method])
+    data = config["data"]["class_path"].removesuffix("DataModule")
+    return Preset(name, method, data, paper)

@@ -1,0 +1,117 @@
+"""Weights & Biases runs that go with ours: their folder, their id, their best scores.
+
+``--trainer.logger WandbLogger`` makes one. Without an API key it is offline, and never asks.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+__all__ = ["best_scores", "finishing", "remember_id", "wandb_logger"]
+
+_ID = "wandb_id.txt"
+_LOW = re.compile("fid|kid|color_js|reverse_kl|kl_rev|kl_fwd|mmd2_.*")
+_HIGH = re.compile("inception_score|precision|recall|modes|modes_covered|hq")
+
+
+def wandb_logger(kind: type[WandbLogger], folder: Path, **arguments: Any) -> WandbLogger:
+    """Make a logger whose files are in the run's folder, and that goes on with the folder's run.
+
+    Args:
+        kind: Class of the logger.
+        folder: The run's.
+        **arguments: Of the class; they win, as do W&B's environment variables.
+
+    Raises:
+        ValueError: W&B is not installed.
+    """
+    environment = os.environ
+    if arguments.get("save_dir") in (None, "."):  # "." is the default.
+        arguments["save_dir"] = environment.get("WANDB_DIR") or folder.absolute()
+    if not (arguments.get("project") or "WANDB_PROJECT" in environment):
+        arguments["project"] = "lightning_igm"
+    if not (arguments.get("name") or "WANDB_NAME" in environment):
+        arguments["name"] = folder.name
+    chosen = arguments.get("id") or arguments.get("version") or "WANDB_RUN_ID" in environment
+    if not chosen and (folder / _ID).is_file():
+        arguments["id"] = (folder / _ID).read_text().strip()
+    try:
+        if not (arguments.get("offline") or arguments.get("mode")) and _is_without_key():
+            arguments["mode"] = "offline"
+            rank_zero_info("W&B has no API key, so this run is offline; `wandb login` sets one")
+        return kind(**arguments)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "trainer.logger: WandbLogger needs W&B; pip install 'lightning-igm[wandb]'"
+        ) from error
+
+
+def _is_without_key() -> bool:
+    """Whether W&B would ask for a key."""
+    import requests
+    import wandb
+
+    settings = wandb.setup().settings
+    if "WANDB_MODE" in os.environ or settings.mode not in (None, "online"):
+        return False
+    keys = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+    known = settings.api_key or any(os.environ.get(key) for key in keys)
+    return not (known or requests.utils.get_netrc_auth(settings.base_url))
+
+
+def remember_id(loggers: Iterable[Logger], folder: Path) -> None:
+    """Keep the id of a W&B run in the run's folder, for when it is continued."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            (folder / _ID).write_text(f"{logger.experiment.id}\n")
+
+
+@contextmanager
+def finishing(loggers: Iterable[Logger]) -> Iterator[None]:
+    """Finish a W&B run at the end, for better or worse.
+
+    Raises:
+        ConnectionError: W&B could not be reached, or did not want the run.
+    """
+    if not any(isinstance(logger, WandbLogger) for logger in loggers):
+        yield
+        return
+    import wandb
+
+    code = 1
+    try:
+        yield
+        code = 0
+    except wandb.Error as error:
+        raise ConnectionError(
+            f"W&B: {error}; to go without it now, set WANDB_MODE=offline and `wandb sync` later"
+        ) from error
+    finally:
+        if wandb.run is not None:
+            wandb.finish(exit_code=code)
+
+
+def best_scores(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The best of each score, as ``best/fid`` and so on.
+
+    Args:
+        history: Rows of scores; those that are no better high than low are left out.
+
+    Example:
+        >>> best_scores([{"step": 1, "fid": 9.0, "hq": 0.5}, {"step": 2, "fid": 7.0, "hq": 0.25}])
+        {'best/fid': 7.0, 'best/hq': 0.5}
+    """
+    best: dict[str, float] = {}
+    for row in history:
+        for name, value in row.items():
+            pick = min if _LOW.fullmatch(name) else max if _HIGH.fullmatch(name) else None
+            if pick and isfinite(value):
+                best[f"best/{name}"] = pick(value, best.get(f"best/{name}", value))
+    return best
