@@ -85,6 +85,8 @@ class InMemoryDataModule(LightningDataModule, ABC):
             augmentation; see `ImageDataModule.transform`.
         epoch: Passes over the training set completed.
         batches_trained: Batches of the current epoch already trained on.
+        num_predictions: How many examples `predict_dataloader` returns; those of the test split by
+            default.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -106,6 +108,7 @@ class InMemoryDataModule(LightningDataModule, ABC):
         self.seed = seed
         self.epoch = 0
         self.batches_trained = 0
+        self.num_predictions: int | None = None
         self._data: tuple[Tensor, Tensor] | None = None
 
     @abstractmethod
@@ -189,8 +192,11 @@ class InMemoryDataModule(LightningDataModule, ABC):
         return self._ordered(self.test_data)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Returns the test examples in order."""
-        return self._ordered(self.test_data)
+        """Returns as many examples as are to be generated; by default the test examples."""
+        examples = self.test_data
+        if self.num_predictions is not None:
+            examples = examples[:1].expand(self.num_predictions, *examples.shape[1:])
+        return self._ordered(examples)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position in the training data."""

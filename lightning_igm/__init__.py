@@ -2,6 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from lightning_igm.loading import load
 from lightning_igm.modules import (
     GAN,
     GCMMDGAN,
@@ -42,4 +43,5 @@ __all__ = [
     "MoLM",
     "SobolevGAN",
     "__version__",
+    "load",
 ]

@@ -1,27 +1,28 @@
-"""The command line: ``igm fit --config configs/quickstart.yaml``."""
+"""The command line: ``igm fit --config quickstart``."""
 
-import inspect
 import os
-import re
+import signal
 import sys
 import warnings
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, NoReturn
+from typing import Any
 
-import torch
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
 
-import datamodules
-from lightning_igm import callbacks, modules, networks
+from lightning_igm import modules
 from lightning_igm.callbacks import (
     ExactResume,
+    Films,
     GeneratorCheckpoint,
     GeneratorEMA,
     GeneratorProgressBar,
@@ -30,15 +31,20 @@ from lightning_igm.callbacks import (
     RingScores,
     SampleGrid,
 )
+from lightning_igm.checkpoints import Saved, check_fits, last_good, read
 from lightning_igm.checks import supported_precision
-from lightning_igm.losses import kernels
+from lightning_igm.export import console as export
+from lightning_igm.parser import OneLineParser, plain
+from lightning_igm.presets import folder_of_presets, preset_table, with_config_files
 from lightning_igm.run import (
+    CHECKPOINTS,
     MetricsCSV,
     SaveRunConfig,
     check_no_run,
     choose_run_folder,
-    last_checkpoint,
+    exclusive,
 )
+from lightning_igm.wandb_runs import finishing, wandb_logger
 
 __all__ = ["IGMCLI", "console", "main"]
 
@@ -51,41 +57,18 @@ USER_ERRORS = (
 )
 
 
-def is_method(candidate: type) -> bool:
-    """Whether a class is a method, and not a base class of methods."""
-    bases = modules.ImplicitGenerativeModule
-    return issubclass(candidate, bases) and not inspect.isabstract(candidate)
-
-
-_OPTIMIZERS = [name for name in torch.optim.__all__ if name[0].isupper()]
-_BASES = ("ImageDataModule", "InMemoryDataModule")
-_KNOWN_CLASSES = {
-    "model": [name for name in modules.__all__ if is_method(getattr(modules, name))],
-    "data": [
-        name for name in datamodules.__all__ if name.endswith("DataModule") and name not in _BASES
-    ],
-    "generator": [name for name in networks.__all__ if name.endswith("Generator")],
-    "critic": [name for name in networks.__all__ if name.endswith("Critic")],
-    "decoder": [name for name in networks.__all__ if name.endswith("Generator")],
-    "autoencoder": ["Autoencoder"],
-    "generator_optimizer": _OPTIMIZERS,
-    "critic_optimizer": _OPTIMIZERS,
-    "callbacks": callbacks.__all__,
-    "kernel": [name for name in kernels.__all__ if name not in ("Kernel", "Pairs")],
-}
-
-
 class IGMCLI(LightningCLI):
     """LightningCLI over the methods of this package.
 
     Beyond Lightning's: every run has a folder of its own (``--run.dir``), ``--ckpt_path last``
-    continues the run in it, what is typed or configured wins over what a checkpoint holds, and five
-    callbacks have their arguments on the command line: ``--samples``, ``--metrics``, ``--modes``,
-    ``--ema`` and ``--checkpoint``.
+    continues the run in it, what is typed or configured wins over what a checkpoint holds, and
+    seven callbacks have their arguments on the command line: ``--samples``, ``--metrics``,
+    ``--modes``, ``--ema``, ``--checkpoint``, ``--predictions`` and ``--films``.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's folder and the callbacks."""
+        parser.usage = "%(prog)s --config PRESET_OR_FILE [--OPTION VALUE ...]"
         parser.add_argument(
             "--run.dir",
             type=str | None,
@@ -97,15 +80,18 @@ class IGMCLI(LightningCLI):
         parser.add_lightning_class_args(RingScores, "modes")
         parser.add_lightning_class_args(GeneratorEMA, "ema")
         parser.add_lightning_class_args(GeneratorCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.add_lightning_class_args(Films, "films")
         parser.set_defaults({"ema.decay": None})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and note the first config file: the run's folder is named after it."""
+        """Parse, find presets, and note the first: the run's folder is named after it."""
         words = sys.argv[1:] if args is None else args
-        text = "\n".join(words) if isinstance(words, list) else ""
-        first = re.search(r"^(?:--config|-c)[=\n](.+)$", text, re.MULTILINE)
-        self._preset = first[1] if first else None
-        super().parse_arguments(parser, args)
+        files: list[Path] = []
+        if isinstance(words, list):
+            words, files = with_config_files(words)
+        self._preset = files[0] if files else None
+        super().parse_arguments(parser, words)
 
     def _parse_ckpt_path(self) -> None:
         """Leave the checkpoint's hyper-parameters alone: what is typed wins."""
@@ -115,22 +101,17 @@ class IGMCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         # Here as well: on a CPU Lightning would quietly make 16-mixed bf16-mixed.
         supported_precision(config.trainer.precision)
+        if self.subcommand == "predict" and config.return_predictions is None:
+            config.return_predictions = False  # They are in files.
         self._settle_run_folder(config)
+        make = partial(wandb_logger, folder=Path(config.run.dir))
+        self.parser.add_instantiator(make, WandbLogger)
 
     def _settle_run_folder(self, config: Any) -> None:
         wanted = config.get("ckpt_path")
-        if wanted == "last":
-            if config.run.dir is None:
-                raise ValueError(
-                    "ckpt_path: 'last' needs the run's folder; give it by --run.dir DIR"
-                )
-            last = last_checkpoint(Path(config.run.dir))
-            if not last.exists() and self.subcommand != "fit":
-                raise FileNotFoundError(f"ckpt_path: 'last' is not there: {last}")
-            if not last.exists():
-                print(f"igm: no checkpoint in {last.parent}; the run starts", file=sys.stderr)
-            config.ckpt_path = str(last) if last.exists() else None
-        elif wanted is not None and not Path(wanted).is_file():
+        if wanted == "last" and config.run.dir is None:
+            raise ValueError("ckpt_path: 'last' needs the run's folder; give it by --run.dir DIR")
+        if wanted not in (None, "last") and not Path(wanted).is_file():
             raise FileNotFoundError(f"ckpt_path: {wanted!r} is not a file, and not 'last'")
         if config.run.dir is None:
             root = config.trainer.default_root_dir or "runs"
@@ -141,18 +122,41 @@ class IGMCLI(LightningCLI):
         config.trainer.default_root_dir = config.run.dir
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; a checkpoint that cannot be read or does not fit gives one line."""
-        path = self.config[subcommand].get("ckpt_path")
-        try:
-            super()._run_subcommand(subcommand)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
-            if path is None or not re.search(
-                "state_dict|zip archive|unpickl|Weights only", str(error)
-            ):
-                raise
-            raise ValueError(
-                f"ckpt_path: {path!r} cannot be read or does not fit the model: {plain(str(error))}"
-            ) from error
+        """Run it from the checkpoint that serves; only one run at a time writes into a folder."""
+        config = self.config_init[subcommand]
+        writes = subcommand == "fit" and rank_zero_only.rank == 0  # type: ignore[attr-defined]
+        lock = exclusive(Path(config["run"]["dir"])) if writes else nullcontext()
+        with lock, finishing(self.trainer.loggers):
+            if self._settle_checkpoint(config):
+                return
+            try:
+                super()._run_subcommand(subcommand)
+            except SIGTERMException:
+                _say("stopped by SIGTERM; continue with --ckpt_path last")
+                raise SystemExit(128 + signal.SIGTERM) from None
+
+    def _settle_checkpoint(self, config: Any) -> bool:
+        """Find the checkpoint to begin with; whether it is the end of the run already."""
+        wanted, weights_only = config.get("ckpt_path"), config.get("weights_only") is not False
+        saved: Saved | None = None
+        if wanted == "last":
+            folder = Path(config["run"]["dir"], CHECKPOINTS)
+            saved = last_good(folder, self.model, weights_only=weights_only)
+            if saved is None and self.subcommand != "fit":
+                raise FileNotFoundError(f"ckpt_path: 'last' is not there: {folder}")
+            if saved is None:
+                _say(f"no checkpoint in {folder}; the run starts")
+        elif wanted is not None:
+            saved = read(Path(wanted), weights_only=weights_only)
+            check_fits(saved, self.model)
+        config["ckpt_path"] = None if saved is None else str(saved.path)
+        if saved is None or wanted != "last" or self.subcommand != "fit":
+            return False
+        finished = saved.is_finished(self.trainer.max_steps, self.trainer.max_epochs)
+        if finished:
+            steps = saved.content["global_step"]
+            _say(f"the run in {config['run']['dir']} is finished, at generator step {steps}")
+        return finished
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what every run has: metrics.csv, a bar in generator steps, exact resume."""
@@ -167,7 +171,7 @@ class IGMCLI(LightningCLI):
             isinstance(callback, ProgressBar) for callback in given
         ):
             bars = [GeneratorProgressBar()]
-        config["callbacks"] = [ExactResume(self._continues), *given, *bars, PredictionWriter()]
+        config["callbacks"] = [ExactResume(self._continues), *given, *bars]
         config["logger"] = self._loggers(config)
         return self._instantiate_trainer(config, own)
 
@@ -181,46 +185,9 @@ class IGMCLI(LightningCLI):
         return loggers or False
 
 
-class _Parser(LightningArgumentParser):
-    """Tells an error in one line, with what would be allowed."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if unknown := re.search(r"Option '(\S+)' is not accepted$", message):
-            names = sorted({str(a.dest) for a in self._actions if "." not in a.dest})
-            names = [name for name in names if name not in ("help", "print_shtab")]
-            message = f"{unknown[1]}: unknown key; allowed: {', '.join(names)}"
-        elif unknown := re.search(
-            r"(?:unrecognized arguments: --|does not accept option ')([\w.]+)", message
-        ):
-            message = f"{unknown[1]}: unknown key; allowed: {self._siblings(unknown[1])}"
-        if not self.exit_on_error:
-            super().error(message, ex)
-        print(f"igm: {plain(message)}", file=sys.stderr)
-        raise SystemExit(2)
-
-    def _siblings(self, key: str) -> str:
-        """The keys beside one that is unknown, of whatever subcommand."""
-        group = key.rpartition(".")[0]
-        commands = getattr(self._subcommands_action, "_name_parser_map", {}) or {"": self}
-        keys = {str(a.dest) for parser in commands.values() for a in parser._actions}
-        beside = sorted({k for k in keys if k.rpartition(".")[0] == group} - {"help"})
-        return ", ".join(beside or sorted({k.partition(".")[0] for k in keys} - {"help"}))
-
-
-def plain(message: str) -> str:
-    """The core of an error message, on one line."""
-    line = " ".join(message.split())
-    keys = re.findall(r'Parser key "([\w.]+)"', line)
-    # A wrong value for an optional class is reported with the whole of its configuration.
-    if union := re.search(r"Errors: - (.*?) - Expected a <class 'NoneType'>", line):
-        line = union[1]
-    abstract = "class, but is abstract" in message and re.search(r"Given value: (\S+)", message)
-    if unknown := abstract or re.search(r"Expected a dot import path string: (\S+)", line):
-        kind = keys[-1].rsplit(".", 1)[-1] if keys else "model"
-        known = ", ".join(_KNOWN_CLASSES.get(kind, ["short names of imported classes"]))
-        what = "a base class" if abstract else "not known"
-        line = f"{kind}: {unknown[1]!r} is {what}; allowed: {known}, or package.module.Class"
-    return line
+@rank_zero_only
+def _say(line: str) -> None:
+    print(f"igm: {line}", file=sys.stderr)
 
 
 def main(args: list[str] | None = None, *, run: bool = True) -> LightningCLI:
@@ -240,7 +207,7 @@ def main(args: list[str] | None = None, *, run: bool = True) -> LightningCLI:
         SystemExit: The arguments cannot be parsed; the reason is on standard error.
 
     Example:
-        >>> cli = main(["--config", "configs/molm/digits.yaml"], run=False)
+        >>> cli = main(["--config", "molm/digits"], run=False)
         >>> cli.model.sample(4).shape
         torch.Size([4, 3, 16, 16])
     """
@@ -255,14 +222,15 @@ def main(args: list[str] | None = None, *, run: bool = True) -> LightningCLI:
         subclass_mode_data=True,
         save_config_callback=SaveRunConfig,
         save_config_kwargs={"save_to_log_dir": False},
-        parser_class=_Parser,
-        parser_kwargs={"parser_mode": "omegaconf+"},
+        parser_class=OneLineParser,
+        parser_kwargs={"parser_mode": "omegaconf+", "prog": "igm"},
         seed_everything_default=0,
         trainer_defaults={
             "use_distributed_sampler": False,
             "num_sanity_val_steps": 0,
             # Never within fit: ImageMetrics scores at its own cadence, in generator steps.
             "check_val_every_n_epoch": sys.maxsize,
+            "enable_autolog_hparams": False,  # SaveRunConfig tells the loggers the whole config.
         },
         auto_configure_optimizers=False,
         args=args,
@@ -285,10 +253,35 @@ def _quieten() -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 
+_HELP = """\
+igm trains implicit generative models: method of learned moments, ratio matching, MMD GANs.
+
+  igm presets [WORD ...]   list the presets with these words: paper, method, data set
+  igm fit                  train a model
+  igm validate, igm test   score a trained model
+  igm predict              write what a trained model generates
+  igm export               write a generator for programs without this package
+
+  igm fit --config quickstart
+  igm fit --config molm/cifar10 --config mine.yaml --model.penalty_weight 2 --run.dir runs/mine
+  igm test --config runs/mine/config.yaml --ckpt_path last
+
+igm COMMAND --help tells all options; igm fit --model.help MoLM those of a method, and likewise
+--data.help CIFAR10DataModule and --trainer.logger.help WandbLogger."""
+
+
 def console() -> None:
     """Entry point of ``igm``: a user's mistake gives one line and a non-zero exit."""
+    words = sys.argv[1:]
     try:
-        main()
+        if words in ([], ["-h"], ["--help"]):
+            print(_HELP)
+        elif words[0] == "presets":
+            print(f"{preset_table(words[1:])}\n\nTheir files, and sweeps: {folder_of_presets()}")
+        elif words[0] == "export":
+            export(words[1:])
+        else:
+            main()
     except USER_ERRORS as error:
         if os.environ.get("IGM_TRACEBACK"):
             raise

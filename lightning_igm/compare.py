@@ -2,18 +2,21 @@
 
 import argparse
 import csv
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 from omegaconf import OmegaConf
 
-from lightning_igm.run import CONFIG, METRICS
+from lightning_igm.run import CONFIG, METRICS, SCORE_FILE
 
 __all__ = ["Curve", "compare", "console", "draw", "interval", "read_curve"]
+
+Stage = Literal["fit", "validate", "test"]
 
 SCORES = (
     *("fid", "kid", "inception_score", "ms_ssim_ratio", "precision", "recall"),
@@ -55,17 +58,18 @@ def read_curve(folder: Path, name: str = "fid") -> Curve:
     Raises:
         ValueError: The folder holds no run, or the run has no such score.
     """
-    columns = _read(folder)
-    if name not in columns:
-        known = ", ".join(sorted(set(columns) - {"step"})) or "none yet"
-        raise ValueError(f"{folder}: no score {name!r}; its {METRICS} has {known}")
-    return columns[name]
+    return _column(_read(folder), name, folder / METRICS)
 
 
 def compare(
-    runs: Sequence[tuple[str | None, Path]], scores: Sequence[str] | None, out: Path
+    runs: Sequence[tuple[str | None, Path]],
+    scores: Sequence[str] | None,
+    out: Path,
+    stage: Stage = "fit",
 ) -> str:
-    """Compare runs at the last step that all of them reached.
+    """Compare runs by the scores of their training, or by the last ones of ``igm test``.
+
+    While they trained, they are compared at the last step that all of them reached.
 
     Runs whose configurations differ in the seed alone are seeds of one row; so are runs of one
     label. Writes ``comparison.md``, ``comparison.csv`` (a row per run and evaluation) and
@@ -73,26 +77,35 @@ def compare(
 
     Args:
         runs: Label, or None, and folder of each.
-        scores: Columns of ``metrics.csv``; None for those of :data:`SCORES` that all runs have.
+        scores: Names of scores; None for those of :data:`SCORES` that all runs have.
         out: The folder, made if it is not there.
+        stage: Where the scores are from: ``fit`` for ``metrics.csv``, ``validate`` or ``test`` for
+            the last such entry of ``scores.json``.
 
     Returns:
         The table, in Markdown.
 
     Raises:
-        ValueError: A folder holds no run, or the runs share no score.
+        ValueError: A folder holds no run, the runs share no score, or were not scored alike.
     """
     groups = _grouped(runs)
-    columns = {folder: _read(folder) for _, folder in runs}
+    if stage == "fit":
+        columns = {folder: _read(folder) for _, folder in runs}
+    else:
+        columns = _read_final([folder for _, folder in runs], stage)
     shared = [name for name in SCORES if all(name in c for c in columns.values())]
     names = shared if scores is None else list(scores)
     if not names:
         raise ValueError("runs: they have no score in common; give one by --scores")
+    file = METRICS if stage == "fit" else SCORE_FILE
     curves = {
-        name: {label: [read_curve(f, name) for f in folders] for label, folders in groups.items()}
+        name: {
+            label: [_column(columns[f], name, f / file) for f in folders]
+            for label, folders in groups.items()
+        }
         for name in names
     }
-    table = _table(curves)
+    table = _table(curves) if stage == "fit" else _final_table(curves, stage)
     out.mkdir(parents=True, exist_ok=True)
     (out / "comparison.md").write_text(table)
     _write_rows(curves, groups, out / "comparison.csv")
@@ -125,7 +138,8 @@ def draw(curves: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path) -> Non
             steps = runs[0].steps
             scores = np.stack([np.interp(steps, run.steps, run.score) for run in runs])
             style = ("-", "--", ":")[position // 10 % 3]
-            (line,) = panel.plot(steps, scores.mean(0), style, label=label)
+            marker = "o" if len(steps) == 1 else None
+            (line,) = panel.plot(steps, scores.mean(0), style, marker=marker, label=label)
             panel.fill_between(
                 steps, scores.min(0), scores.max(0), color=line.get_color(), alpha=0.2
             )
@@ -148,7 +162,13 @@ def console(arguments: Sequence[str] | None = None) -> None:
         prog="igm-compare", description="One table and one figure of several runs."
     )
     parser.add_argument("runs", nargs="+", metavar="[LABEL=]FOLDER")
-    parser.add_argument("--scores", nargs="+", help="columns of metrics.csv")
+    parser.add_argument("--scores", nargs="+", help="names of scores; default: all that runs share")
+    parser.add_argument(
+        "--stage",
+        choices=get_args(Stage),
+        default="fit",
+        help="scores of training, or the last of igm validate or test; default: %(default)s",
+    )
     parser.add_argument("--out", type=Path, default=Path("comparison"), help="default: %(default)s")
     given = parser.parse_args(arguments)
     runs = []
@@ -156,7 +176,7 @@ def console(arguments: Sequence[str] | None = None) -> None:
         label, _, folder = word.rpartition("=")
         runs.append((label or None, Path(folder)))
     try:
-        print(compare(runs, given.scores, given.out), end="")
+        print(compare(runs, given.scores, given.out, given.stage), end="")
     except ModuleNotFoundError as error:
         print(f"igm-compare: {error}; install lightning_igm[studies]", file=sys.stderr)
         raise SystemExit(1) from None
@@ -200,6 +220,54 @@ def _read(folder: Path) -> dict[str, Curve]:
         if points and name != "step":
             columns[name] = Curve(*np.array(points).T)
     return columns
+
+
+def _column(columns: Mapping[str, Curve], name: str, file: Path) -> Curve:
+    if name not in columns:
+        known = ", ".join(sorted(set(columns) - {"step"})) or "none yet"
+        raise ValueError(f"{file.parent}: no score {name!r}; its {file.name} has {known}")
+    return columns[name]
+
+
+def _read_final(folders: Sequence[Path], stage: Stage) -> dict[Path, dict[str, Curve]]:
+    """The last scores of a stage of runs that were scored alike."""
+    columns: dict[Path, dict[str, Curve]] = {}
+    protocol: dict[str, Any] | None = None
+    for folder in folders:
+        path = folder / SCORE_FILE
+        entries = json.loads(path.read_text()) if path.is_file() else []
+        mine = [entry for entry in entries if entry["stage"] == stage]
+        if not mine:
+            raise ValueError(f"{folder}: no scores of {stage} in {SCORE_FILE}; run igm {stage}")
+        entry = mine[-1]
+        protocol = protocol or entry["protocol"]
+        for name, value in entry["protocol"].items():
+            if name != "weights" and value != protocol.get(name):
+                raise ValueError(
+                    f"{folder}: {name} was {value!r}, and {protocol.get(name)!r} in {folders[0]}; "
+                    "only runs that were scored alike can be compared"
+                )
+        step = np.array([entry["step"]])
+        columns[folder] = {
+            name: Curve(step, np.array([np.nan if entry[name] is None else entry[name]]))
+            for name in SCORES
+            if name in entry
+        }
+    return columns
+
+
+def _final_table(curves: Mapping[str, Mapping[str, Sequence[Curve]]], stage: Stage) -> str:
+    lines = [
+        f"Scores of igm {stage}, of each run's checkpoint.",
+        "",
+        f"| | seeds | generator steps | {' | '.join(curves)} |",
+        "|" + "---|" * (3 + len(curves)),
+    ]
+    for label, runs in next(iter(curves.values())).items():
+        steps = " and ".join(f"{step:,.0f}" for step in sorted({run.steps[-1] for run in runs}))
+        cells = [interval([run.score[-1] for run in rows[label]]) for rows in curves.values()]
+        lines.append(f"| {label} | {len(runs)} | {steps} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _table(curves: Mapping[str, Mapping[str, Sequence[Curve]]]) -> str:

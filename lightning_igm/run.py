@@ -4,19 +4,35 @@ import csv
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+import yaml
+from filelock import FileLock, Timeout
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-__all__ = ["MetricsCSV", "SaveRunConfig", "check_no_run", "choose_run_folder", "last_checkpoint"]
+from lightning_igm.distributed import world_size
+from lightning_igm.files import remove_unfinished, replacing
+from lightning_igm.wandb_runs import remember_id
+
+__all__ = [
+    "MetricsCSV",
+    "SaveRunConfig",
+    "check_no_run",
+    "choose_run_folder",
+    "exclusive",
+    "last_checkpoint",
+]
 
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.csv", "checkpoints"
-_SHARED = "IGM_RUN_DIR"
+SCORE_FILE = "scores.json"
+_LOCK, _SHARED = ".lock", "IGM_RUN_DIR"
 
 
 def choose_run_folder(root: str | Path, config: str | Path | None) -> Path:
@@ -56,6 +72,56 @@ def last_checkpoint(folder: Path) -> Path:
     return folder / CHECKPOINTS / "last.ckpt"
 
 
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes from running in a folder, and clear away what killed ones left.
+
+    The system releases the lock of a process that dies.
+
+    Raises:
+        ValueError: Another process runs there.
+        OSError: Nothing can be written there.
+    """
+    lock = FileLock(folder / _LOCK, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"run.dir: another process is running in '{folder}'; wait for its end, or choose "
+            "another folder"
+        ) from None
+    except OSError as error:
+        raise OSError(f"run.dir: '{folder}' cannot be written to ({error.strerror})") from error
+    try:
+        remove_unfinished(folder)
+        yield
+    finally:
+        # While it is held: whoever opened it sees that the file is gone.
+        (folder / _LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+def check_same_on_all_ranks(settings: Mapping[str, Any]) -> None:
+    """Check that every rank of the run has the same settings.
+
+    Raises:
+        ValueError: One has another value, or a setting that others do not have.
+    """
+    if world_size() == 1:
+        return
+    ranks: list[dict[str, str]] = [{} for _ in range(world_size())]
+    dist.all_gather_object(ranks, {key: repr(value) for key, value in settings.items()})
+    for key in sorted(set().union(*ranks)):
+        values = [rank.get(key, "not set") for rank in ranks]
+        for number, value in enumerate(values):
+            if value != values[0]:
+                raise ValueError(
+                    f"{key}: {values[0]} on rank 0 and {value} on rank {number}; all ranks must be "
+                    "given the same"
+                )
+
+
 class SaveRunConfig(SaveConfigCallback):
     """Write the run's config into its folder, and to the loggers as hyper-parameters.
 
@@ -63,7 +129,8 @@ class SaveRunConfig(SaveConfigCallback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing yet: a run that does not pass the checks of its set-up leaves no folder."""
+        """Check the ranks; a run that does not pass the checks of its set-up leaves no folder."""
+        check_same_on_all_ranks(dict(self.config.items()))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the config."""
@@ -78,14 +145,15 @@ class SaveRunConfig(SaveConfigCallback):
             config.pop(name, None)
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
         folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         path, number = folder / CONFIG, 1
         while path.exists() and path.read_text() != text:
             number += 1
             path = folder / f"config-{number}.yaml"
-        path.write_text(text)
+        with replacing(path) as file:
+            file.write(text)
         for logger in trainer.loggers:
-            logger.log_hyperparams({"config": text})
+            logger.log_hyperparams(yaml.safe_load(text))
+        remember_id(trainer.loggers, folder)
 
 
 class MetricsCSV(Logger):
@@ -136,6 +204,13 @@ class MetricsCSV(Logger):
         self.rows += 1
 
     @rank_zero_only
+    def sync(self) -> None:
+        """See to it that all rows are on the disk."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    @rank_zero_only
     def go_back_to(self, rows: int) -> None:
         """Drop all rows but the first ``rows``: a continued run makes the others anew."""
         self._columns = []
@@ -154,10 +229,7 @@ class MetricsCSV(Logger):
             return [row for row in reader if None not in row.values()]
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(".csv.part")
-        with unfinished.open("w", newline="") as file:
+        with replacing(self.path) as file:
             writer = csv.DictWriter(file, self._columns, restval="")
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(unfinished, self.path)

@@ -1,6 +1,7 @@
 """One table and one figure of several runs."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,46 @@ def test_score_between_evaluations_and_at_the_plateau(runs: list[Path]) -> None:
 def test_interval() -> None:
     assert interval([1.0, 2.0, 3.0]) == "2 ± 1 (1 to 3)"
     assert interval([3.14159]) == "3.142"
+
+
+def write_scores(folder: Path, fid: float | None, **changed: object) -> None:
+    protocol = {"num_samples": 2000, "split": "train", "weights": "average"} | changed
+    entry = {"step": 30.0, "fid": fid, "fid_std": 0.1, "protocol": protocol}
+    entries = [{**entry, "stage": "test", "fid": 99.0}, {**entry, "stage": "test"}]
+    text = json.dumps([*entries, {**entry, "stage": "validate", "fid": 98.0}])
+    (folder / "scores.json").write_text(text)
+
+
+def test_last_scores_of_test_make_a_table(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run, fid in zip(runs, (2.0, 4.0, None), strict=True):
+        write_scores(run, fid)
+    write_scores(runs[1], 4.0, weights="raw")
+    console([*map(str, runs), "--stage", "test", "--out", str(tmp_path / "out")])
+    assert capsys.readouterr().out.splitlines() == [
+        "Scores of igm test, of each run's checkpoint.",
+        "",
+        "| | seeds | generator steps | fid |",
+        "|---|---|---|---|",
+        "| a-0 | 2 | 30 | 3 ± 1.4 (2 to 4) |",
+        "| b | 1 | 30 | nan |",
+    ]
+    with (tmp_path / "out/comparison.csv").open() as file:
+        assert [row["value"] for row in csv.DictReader(file)] == ["2", "4", "nan"]
+    assert (tmp_path / "out/comparison.png").stat().st_size > 1000
+
+
+def test_runs_that_were_not_scored_alike_are_not_compared(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scores(runs[0], 2.0)
+    words = [str(runs[0]), str(runs[1]), "--stage", "test", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        console(words)
+    assert "a-1: no scores of test in scores.json; run igm test" in capsys.readouterr().err
+    write_scores(runs[1], 2.0, num_samples=500)
+    with pytest.raises(SystemExit):
+        console(words)
+    assert "a-1: num_samples was 500, and 2000 in" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -11,9 +11,10 @@ import yaml
 import lightning_igm
 from lightning_igm.cli import main
 from lightning_igm.modules import ImplicitGenerativeModule
+from lightning_igm.presets import presets
 
 ROOT = Path(__file__).parents[1]
-PRESETS = sorted((ROOT / "configs").glob("**/*.yaml"))
+PRESETS = list(presets().values())
 METHODS = [
     method
     for name in lightning_igm.__all__
@@ -184,6 +185,9 @@ def test_digits_preset_trains(path, tmp_path):
         "config.yaml",
         "metrics.csv",
         "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
+        "interpolations.png",
+        "samples.gif",
         "samples/real.png",
         "samples/step_00000002.png",
         "samples/step_00000004.png",

@@ -3,6 +3,7 @@
 from lightning_igm.callbacks.checkpoint import ExactResume, GeneratorCheckpoint
 from lightning_igm.callbacks.critic_spectrum import CriticSpectrum
 from lightning_igm.callbacks.ema import GeneratorEMA
+from lightning_igm.callbacks.films import Films
 from lightning_igm.callbacks.image_metrics import ImageMetrics
 from lightning_igm.callbacks.kid_learning_rate import KIDLearningRate
 from lightning_igm.callbacks.predictions import PredictionWriter
@@ -13,6 +14,7 @@ from lightning_igm.callbacks.sample_grid import SampleGrid
 __all__ = [
     "CriticSpectrum",
     "ExactResume",
+    "Films",
     "GeneratorCheckpoint",
     "GeneratorEMA",
     "GeneratorProgressBar",

@@ -3,16 +3,22 @@
 import random
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_igm.checkpoints import AtomicCheckpointIO, CheckpointNotWrittenError
 from lightning_igm.checks import positive
+from lightning_igm.distributed import rank, world_size
 from lightning_igm.modules.base import ImplicitGenerativeModule, NonFiniteLossError
 from lightning_igm.run import CHECKPOINTS, MetricsCSV, check_no_run
 
@@ -20,11 +26,13 @@ __all__ = ["ExactResume", "GeneratorCheckpoint"]
 
 
 class GeneratorCheckpoint(ModelCheckpoint):
-    """Save ``checkpoints/last.ckpt`` in the run's folder.
+    """Save ``checkpoints/last.ckpt`` in the run's folder, and keep the one before it.
 
     Every so many generator steps, at the end, and when the run is stopped between two batches: by a
     signal, a limit of time, or an error other than a loss that is not finite. For the best by a
-    score, add ``ModelCheckpoint(monitor="fid", every_n_train_steps=...)``.
+    score, add ``ModelCheckpoint(monitor="fid", every_n_train_steps=...)``. All checkpoints of the
+    run are written by :class:`~lightning_igm.checkpoints.AtomicCheckpointIO`, unless the trainer
+    was given another plugin.
 
     Args:
         every_n_steps: Generator steps between two checkpoints.
@@ -45,7 +53,9 @@ class GeneratorCheckpoint(ModelCheckpoint):
         self._started = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run's folder."""
+        """Find the run's folder, and see to it that checkpoints are whole."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         if self.dirpath is None:
             self.dirpath = str(Path(trainer.default_root_dir) / CHECKPOINTS)
         super().setup(trainer, pl_module, stage)
@@ -59,11 +69,24 @@ class GeneratorCheckpoint(ModelCheckpoint):
         self._last_global_step_saved = trainer.global_step
         self._started = True
 
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save if it is time. The last step's is saved last of all, or its grid could be lost."""
+        cast(ImplicitGenerativeModule, pl_module).in_training_step = False
+        if not _is_last_step(trainer):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of the run."""
         super().on_train_end(trainer, pl_module)
         self._started = False
-        if not _is_trial(trainer) and self._last_global_step_saved != trainer.global_step:
+        if not _is_trial(trainer):
             self._save_last_checkpoint(trainer, {})
 
     def on_exception(
@@ -71,9 +94,13 @@ class GeneratorCheckpoint(ModelCheckpoint):
     ) -> None:
         """Save where the run was stopped, unless in the middle of an update or by a bad loss."""
         between_batches = not cast(ImplicitGenerativeModule, pl_module).in_training_step
-        sound = not isinstance(exception, NonFiniteLossError)
-        if self._started and between_batches and sound and not _is_trial(trainer):
-            self._save_last_checkpoint(trainer, {})
+        sound = not isinstance(exception, NonFiniteLossError | CheckpointNotWrittenError)
+        # Of several ranks one alone must not begin to save: it would wait for the others.
+        together = world_size() == 1 or isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        usual = self._started and not _is_trial(trainer) and not _is_last_step(trainer)
+        if usual and between_batches and sound and together:
+            with suppress(CheckpointNotWrittenError):  # What stopped the run is to be told.
+                self._save_last_checkpoint(trainer, {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state of the run in the same folder; another run's paths are not ours."""
@@ -85,9 +112,10 @@ class GeneratorCheckpoint(ModelCheckpoint):
 class ExactResume(Callback):
     """Make a continued run the same run; it must be the first callback.
 
-    Keeps the random states, the position in the data and the length of ``metrics.csv``, and lets
-    Ctrl-C stop the run before the next batch, so that nothing is lost (a second Ctrl-C stops at
-    once). A folder that holds another run is refused.
+    Keeps the random states of all ranks, the position in the data and the length of
+    ``metrics.csv``. Ctrl-C and SIGTERM stop the run after a batch, all ranks after the same one, so
+    that nothing is lost (a second one stops at once). A folder that holds another run is
+    refused.
 
     Args:
         continues: Whether the run goes on in a folder that holds a run.
@@ -95,10 +123,9 @@ class ExactResume(Callback):
 
     def __init__(self, continues: bool = False) -> None:
         self.continues = continues
-        self._random_states: dict[str, Any] | None = None
+        self._random_states: list[dict[str, Any]] = []
         self._rows = 0
-        self._interrupted = False
-        self._handler: Any = None
+        self._signal = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse to write over another run.
@@ -116,18 +143,14 @@ class ExactResume(Callback):
             if isinstance(logger, MetricsCSV):
                 logger.go_back_to(self._rows)
         self.continues = True  # The folder is this run's own from now on.
-        if self._random_states is not None:
-            _set_random_states(self._random_states)
-            self._random_states = None
+        if rank() < len(self._random_states):
+            _set_random_states(self._random_states[rank()])
+        self._random_states = []
+        self._signal = 0
+        cast(ImplicitGenerativeModule, pl_module).stop_by = None
         if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGINT, self._interrupt)
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop here after Ctrl-C: all that belongs to the last batch is done."""
-        if self._interrupted:
-            raise KeyboardInterrupt
+            for number in (signal.SIGINT, signal.SIGTERM):  # The trainer puts the old ones back.
+                signal.signal(number, self._remember)
 
     def on_train_batch_end(
         self,
@@ -137,28 +160,37 @@ class ExactResume(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count the batch as trained on."""
-        cast(ImplicitGenerativeModule, pl_module).in_training_step = False
+        """Count the batch as trained on; after a signal to any rank it is the last of all ranks."""
         data = getattr(trainer, "datamodule", None)
         if data is not None and hasattr(data, "batches_trained"):
             data.batches_trained += 1
+        received = self._signal
+        if world_size() > 1:
+            numbers = torch.tensor(received, device=pl_module.device)
+            dist.all_reduce(numbers, dist.ReduceOp.MAX)
+            received = int(numbers)
+        if received and not _is_last_step(trainer):
+            stop = SIGTERMException if received == signal.SIGTERM else KeyboardInterrupt
+            cast(ImplicitGenerativeModule, pl_module).stop_by = stop
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give Ctrl-C back."""
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
-            self._handler = None
-
-    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        self._interrupted = True
-        signal.signal(signal.SIGINT, self._handler)
+    def _remember(self, signum: int, frame: FrameType | None) -> None:
+        self._signal = signum
+        usual = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
+        signal.signal(signum, usual)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep how many rows ``metrics.csv`` has, and the random states."""
-        rows = [logger.rows for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
-        checkpoint["exact_resume"] = {"rows": max(rows, default=0), "random": _random_states()}
+        """Keep how many rows ``metrics.csv`` has, and the random states of all ranks."""
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
+        for logger in loggers:
+            logger.sync()
+        states = [_random_states()]
+        if world_size() > 1:
+            states = [{} for _ in range(world_size())]
+            dist.all_gather_object(states, _random_states())
+        rows = max((logger.rows for logger in loggers), default=0)
+        checkpoint["exact_resume"] = {"rows": rows, "random": states}
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -167,6 +199,10 @@ class ExactResume(Callback):
         if "exact_resume" in checkpoint:
             self._rows = checkpoint["exact_resume"]["rows"]
             self._random_states = checkpoint["exact_resume"]["random"]
+
+
+def _is_last_step(trainer: Trainer) -> bool:
+    return 0 <= trainer.max_steps <= trainer.global_step
 
 
 def _is_trial(trainer: Trainer) -> bool:

@@ -11,9 +11,12 @@ from typing import Any
 import torch
 import torchmetrics
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_igm.callbacks.cadence import EveryNSteps
+from lightning_igm.run import SCORE_FILE
+from lightning_igm.wandb_runs import best_scores
 
 __all__ = ["Evaluation"]
 
@@ -93,6 +96,9 @@ class Evaluation(EveryNSteps):
         for logger in trainer.loggers:
             logger.log_metrics(scores, step=trainer.global_step)
             logger.save()
+            if trainer.is_global_zero and isinstance(logger, WandbLogger):
+                # Not by W&B's own minimum: that of a continued run would begin anew.
+                logger.experiment.summary.update(best_scores(self.history))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate, except in the sanity check."""
@@ -158,7 +164,7 @@ class Evaluation(EveryNSteps):
             "protocol": self.protocol,
             "versions": {package.__name__: package.__version__ for package in _packages()},
         }
-        path = Path(trainer.default_root_dir) / "scores.json"
+        path = Path(trainer.default_root_dir) / SCORE_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".json.part")
         unfinished.write_text(json.dumps([*_entries(path), entry], indent=2) + "\n")

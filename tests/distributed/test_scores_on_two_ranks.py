@@ -1,5 +1,7 @@
 """Two ranks share the work of scoring and give the numbers of one, unequal shares included."""
 
+import tempfile
+
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -65,6 +67,7 @@ def run(metrics, data_batch):
     drift = Drift()
     ranks = world_size()
     trainer = Trainer(
+        default_root_dir=tempfile.mkdtemp(),  # For scores.json.
         accelerator="cpu",
         devices=ranks,
         strategy=DDPStrategy(process_group_backend="gloo") if ranks > 1 else "auto",
