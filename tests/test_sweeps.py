@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 import yaml
 from wandb import wandb_agent
 
@@ -61,7 +62,8 @@ def command(monkeypatch, tmp_path):
         assert commands[0][:4] == interpreter
         return commands[0][4:]
 
-    return expand
+    yield expand
+    wandb.teardown()  # W&B reads the environment once; the next test's is another.
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

@@ -83,8 +83,7 @@ class GeneratorCheckpoint(ModelCheckpoint):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end of the run."""
-        super().on_train_end(trainer, pl_module)
+        """Save the end of the run, once: the base class would, too."""
         self._started = False
         if not _is_trial(trainer):
             self._save_last_checkpoint(trainer, {})
