@@ -1,6 +1,7 @@
 """Runs in Weights & Biases, read back from the files that it keeps of a run that is offline."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -98,7 +99,10 @@ def offline(monkeypatch, tmp_path):
 def continued(tmp_path_factory):
     """A run of two generator steps, continued to four."""
     folder = tmp_path_factory.mktemp("continued") / "run"
+    wandb.teardown()
     with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            patch.delenv(name)  # Of the tests before.
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_SILENT", "true")
         evaluate = ImageMetrics.evaluate
