@@ -1,7 +1,6 @@
 """Singular values of the critic's weights while it trains."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_igm.callbacks.cadence import EveryNSteps
 from lightning_igm.checks import positive
+from lightning_igm.files import replacing
 from lightning_igm.networks.spectral import singular_values
 
 __all__ = ["CriticSpectrum"]
@@ -130,11 +130,8 @@ def _spectrum(pl_module: LightningModule) -> dict[str, Tensor]:
 
 def _write(spectrum: dict[str, Tensor], folder: Path, step: int) -> None:
     path = folder / "spectrum" / f"step_{step:08d}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".csv.part")
-    with unfinished.open("w", newline="") as file:
+    with replacing(path) as file:
         writer = csv.writer(file)
         writer.writerow(["layer", "singular_value"])
         for name, values in spectrum.items():
             writer.writerows([name, value] for value in values.tolist())
-    os.replace(unfinished, path)

@@ -1,7 +1,6 @@
 """What callbacks that score the generator share: their cadence, their history, their table."""
 
 import json
-import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from math import isfinite
@@ -15,6 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_igm.callbacks.cadence import EveryNSteps
+from lightning_igm.files import replacing
 from lightning_igm.run import SCORE_FILE
 from lightning_igm.wandb_runs import best_scores
 
@@ -165,10 +165,9 @@ class Evaluation(EveryNSteps):
             "versions": {package.__name__: package.__version__ for package in _packages()},
         }
         path = Path(trainer.default_root_dir) / SCORE_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".json.part")
-        unfinished.write_text(json.dumps([*_entries(path), entry], indent=2) + "\n")
-        os.replace(unfinished, path)
+        entries = [*_entries(path), entry]
+        with replacing(path) as file:
+            file.write(json.dumps(entries, indent=2) + "\n")
 
 
 def _packages() -> list[Any]:

@@ -1,7 +1,6 @@
 """Cells of the ring study: their settings, their files, and how they are trained."""
 
 import json
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules import RingDataModule
+from lightning_igm.files import replacing
 from lightning_igm.metrics.modes import ModeReference
 
 __all__ = ["Cell", "Result", "ensembles", "read_results", "ring_data", "train", "write_text"]
@@ -164,7 +164,5 @@ def _write(folder: Path, result: Result) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that whoever reads it at any time sees the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
+    with replacing(path) as file:
+        file.write(text)

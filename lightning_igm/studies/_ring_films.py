@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_igm.files import replacing
 from lightning_igm.studies._figure import figure
 from lightning_igm.studies._ring_cells import Cell, ring_data, write_text
 from lightning_igm.studies._ring_models import GRAMNet, batches
@@ -61,9 +61,8 @@ def record_projection(cell: Cell, path: Path) -> Film:
         if step in steps:
             frames.append(_frame(model, data))
     film = Film(torch.tensor(steps), data, *map(torch.stack, zip(*frames, strict=True)))
-    unfinished = path.with_name(f".{path.name}.part")
-    torch.save(vars(film), unfinished)
-    os.replace(unfinished, path)
+    with replacing(path, "wb") as file:
+        torch.save(vars(film), file)
     return film
 
 
@@ -115,17 +114,16 @@ def _animate(film: Film, path: Path) -> None:
             canvas.savefig(png, format="png")
             pictures.append(Image.open(png).convert("RGB").quantize(64))
         plt.close(canvas)
-    unfinished = path.with_name(f".{path.name}.part")
     durations = [120] * (len(pictures) - 1) + [2000]
-    pictures[0].save(
-        unfinished,
-        format="GIF",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=durations,
-        loop=0,
-    )
-    os.replace(unfinished, path)
+    with replacing(path, "wb") as file:
+        pictures[0].save(
+            file,
+            format="GIF",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=durations,
+            loop=0,
+        )
 
 
 def record_trace(cells: Sequence[Cell], path: Path) -> None:
