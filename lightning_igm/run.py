@@ -27,7 +27,6 @@ __all__ = [
     "check_no_run",
     "choose_run_folder",
     "exclusive",
-    "last_checkpoint",
 ]
 
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.csv", "checkpoints"
@@ -65,11 +64,6 @@ def check_no_run(folder: Path) -> None:
             f"run.dir: '{folder}' already holds a run; continue it with --ckpt_path last, or "
             "choose another folder"
         )
-
-
-def last_checkpoint(folder: Path) -> Path:
-    """Where a run keeps its last checkpoint."""
-    return folder / CHECKPOINTS / "last.ckpt"
 
 
 @contextmanager

@@ -42,8 +42,13 @@ class Ranks:
                 self.stop()
                 raise TimeoutError(f"rank {rank} does not answer")
             answers.append(pickle.loads(connection.recv_bytes()))
-        for rank, (good, value) in enumerate(answers):
-            assert good, f"rank {rank} raised:\n{value}"
+        # All of them: one that waits in vain for another is not the cause.
+        raised = [
+            f"rank {rank} raised:\n{value}"
+            for rank, (good, value) in enumerate(answers)
+            if not good
+        ]
+        assert not raised, "\n".join(raised)
         return [value for _, value in answers]
 
     def begin(self, function, *args):
