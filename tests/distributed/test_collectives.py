@@ -19,8 +19,8 @@ def own(values, **settings):
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    return started(tmp_path_factory.getbasetemp())
+def ranks():
+    return started(2)
 
 
 # --- without a process group ------------------------------------------------------------------

@@ -48,8 +48,8 @@ GENTLER = {"gram by medians": 0.1}
 
 
 @pytest.fixture(scope="module")
-def ranks_of(tmp_path_factory):
-    return lambda count: started(tmp_path_factory.getbasetemp(), count)
+def ranks_of():
+    return started
 
 
 @pytest.fixture(scope="module")

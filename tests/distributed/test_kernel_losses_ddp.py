@@ -29,8 +29,8 @@ KERNEL = Sum([Gaussian(0.8), RationalQuadratic(0.5), Linear()], [1.0, 0.5, 0.2])
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    return started(tmp_path_factory.getbasetemp())
+def ranks():
+    return started(2)
 
 
 def noise(*shape, seed):

@@ -64,8 +64,8 @@ def train():
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    return started(tmp_path_factory.getbasetemp())
+def ranks():
+    return started(2)
 
 
 def test_two_ranks_decide_as_one(ranks):

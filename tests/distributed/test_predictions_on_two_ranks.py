@@ -14,8 +14,8 @@ from lightning_igm.networks import DCGANCritic, DCGANGenerator
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    return started(tmp_path_factory.getbasetemp())
+def ranks():
+    return started(2)
 
 
 def predict(folder, form):

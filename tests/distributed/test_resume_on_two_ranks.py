@@ -28,8 +28,8 @@ from lightning_igm.run import MetricsCSV, check_same_on_all_ranks
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    return started(tmp_path_factory.getbasetemp())
+def ranks():
+    return started(2)
 
 
 class Restless(GAN):
@@ -148,15 +148,14 @@ def test_a_signal_to_one_rank_stops_all_and_nothing_is_lost(
 @pytest.mark.slow
 def test_a_rank_that_is_killed_stops_the_others_and_nothing_is_lost(straight, tmp_path):
     run = tmp_path / "run"
-    doomed = Ranks(tmp_path, 2)
+    doomed = Ranks(2)
     first, second = doomed.begin(train, str(run), [(int(signal.SIGKILL), 6, 1)])
     with pytest.raises(EOFError):
         second.recv_bytes()
     assert b"RuntimeError" in first.recv_bytes()
     doomed.stop()
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 5
-    (tmp_path / "rendezvous-2").unlink()
-    fresh = Ranks(tmp_path, 2)
+    fresh = Ranks(2)
     outcomes = fresh.run(train, str(run))
     fresh.stop()
     for outcome, expected in zip(outcomes, straight[0], strict=True):

@@ -95,8 +95,8 @@ class Drift(Callback):
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    return started(tmp_path_factory.getbasetemp())
+def ranks():
+    return started(2)
 
 
 @pytest.mark.parametrize(
