@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from lightning_igm.run import CONFIG, METRICS, SCORE_FILE
 
-__all__ = ["Curve", "compare", "console", "draw", "interval", "read_curve"]
+__all__ = ["Curve", "compare", "console", "draw", "interval", "read_curve", "read_final"]
 
 Stage = Literal["fit", "validate", "test"]
 
@@ -92,7 +92,7 @@ def compare(
     if stage == "fit":
         columns = {folder: _read(folder) for _, folder in runs}
     else:
-        columns = _read_final([folder for _, folder in runs], stage)
+        columns = read_final([folder for _, folder in runs], stage)
     shared = [name for name in SCORES if all(name in c for c in columns.values())]
     names = shared if scores is None else list(scores)
     if not names:
@@ -229,8 +229,16 @@ def _column(columns: Mapping[str, Curve], name: str, file: Path) -> Curve:
     return columns[name]
 
 
-def _read_final(folders: Sequence[Path], stage: Stage) -> dict[Path, dict[str, Curve]]:
-    """The last scores of a stage of runs that were scored alike."""
+def read_final(folders: Sequence[Path], stage: Stage) -> dict[Path, dict[str, Curve]]:
+    """The last scores of a stage of runs that were scored alike, by run and name.
+
+    Args:
+        folders: The runs'.
+        stage: ``validate`` or ``test``.
+
+    Raises:
+        ValueError: A run has no such scores, or was not scored like the first.
+    """
     columns: dict[Path, dict[str, Curve]] = {}
     protocol: dict[str, Any] | None = None
     for folder in folders:

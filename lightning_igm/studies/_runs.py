@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lightning_igm.compare import Curve, read_curve
+from lightning_igm.run import CONFIG, SCORE_FILE
 
-__all__ = ["read_timed_curve", "train_all"]
+__all__ = ["read_timed_curve", "score_all", "train_all"]
 
 _DIVERGED = "is not finite at generator step"
 
@@ -36,24 +37,51 @@ def train_all(
     return [folder for folder, sound in zip(runs, finished, strict=True) if not sound]
 
 
+def score_all(folders: Sequence[Path], scores: Sequence[str], processes: int = 2) -> None:
+    """Score runs by ``igm validate``, unless they are.
+
+    Args:
+        folders: The runs'.
+        scores: Names of scores.
+        processes: Runs at a time, a thread each.
+
+    Raises:
+        RuntimeError: A run cannot be scored.
+    """
+    todo = [folder for folder in folders if not (folder / SCORE_FILE).exists()]
+    with ThreadPoolExecutor(processes) as pool:
+        list(pool.map(lambda folder: _score(folder, scores), todo))
+
+
+def _score(folder: Path, scores: Sequence[str]) -> None:
+    arguments = ["validate", f"--config={folder / CONFIG}", f"--run.dir={folder}"]
+    arguments += ["--ckpt_path=last", f"--metrics.scores=[{','.join(scores)}]"]
+    if _igm(arguments, folder / "log.txt")[0]:
+        raise RuntimeError(f"{folder} cannot be scored; see {folder / 'log.txt'}")
+
+
+def _igm(arguments: Sequence[str], log: Path) -> tuple[int, float]:
+    """Exit status and processor time of a command, run with one thread."""
+    command = [sys.executable, "-m", "lightning_igm", *arguments]
+    with log.open("a") as file:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage.ru_utime + usage.ru_stime
+
+
 def _train(preset: str, seed: int, folder: Path, extra: Sequence[str]) -> bool:
     """Train one; whether all its losses were finite."""
     times, log = folder / "seconds.txt", folder / "log.txt"
     if not times.exists():
-        command = [sys.executable, "-m", "lightning_igm", "fit", "--config", preset]
-        command += [f"--run.dir={folder}", "--ckpt_path=last", f"--seed_everything={seed}"]
-        command += ["--trainer.enable_progress_bar=false", *extra]
+        arguments = ["fit", "--config", preset, f"--run.dir={folder}", "--ckpt_path=last"]
+        arguments += [f"--seed_everything={seed}", "--trainer.enable_progress_bar=false", *extra]
         folder.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, env=environment
-            )
-            _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        status, seconds = _igm(arguments, log)
         if status and _DIVERGED not in log.read_text():
             raise RuntimeError(f"{preset} with seed {seed} failed; see {log}")
-        times.write_text(f"{usage.ru_utime + usage.ru_stime:.1f}\n")
+        times.write_text(f"{seconds:.1f}\n")
     return _DIVERGED not in log.read_text()
 
 

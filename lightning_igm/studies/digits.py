@@ -5,8 +5,8 @@
     python -m lightning_igm.studies.digits --out runs/digits
 
 trains the digits preset of every method with every seed, two runs at a time and one thread each,
-and writes ``summary.md``, ``scores.csv`` (all scores of all runs) and ``curves.png``. Runs that are
-done are taken as they are; one that was stopped goes on.
+scores the last checkpoints, and writes ``summary.md``, ``scores.csv`` (all scores of all runs) and
+``curves.png``. Runs that are done are taken as they are; one that was stopped goes on.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightning_igm.compare import Curve, draw, interval
-from lightning_igm.studies._runs import read_timed_curve, train_all
+from lightning_igm.compare import Curve, draw, interval, read_final
+from lightning_igm.studies._runs import read_timed_curve, score_all, train_all
 
 __all__ = ["METHODS", "Run", "main", "summary"]
 
@@ -38,8 +38,14 @@ METHODS = {
     "Sobolev GAN": "sobolevgan/digits",
     "Cramér GAN": "cramergan/digits",
     "GAN": "gan/digits",
+    "GRAM-net": "gramnet/digits",
+    "MMDGAN with a decoder": "mmdgan/digits_li",
+    "MMD-net": "mmdnet/digits",
+    "MMD-net in codes": "mmdnet/digits_codes",
 }
 """Preset of each method."""
+
+_NO_CRITIC = ("MMD-net", "MMD-net in codes")
 
 
 class Run(NamedTuple):
@@ -47,8 +53,10 @@ class Run(NamedTuple):
 
     fid: Curve
     kid: Curve
-    condition: Curve
-    """Largest condition number of the critic's layers."""
+    final: Mapping[str, float]
+    """Scores of the last checkpoint."""
+    condition: float | None = None
+    """Largest condition number of the critic's layers while it trained."""
 
 
 def summary(methods: Mapping[str, Sequence[Run | None]]) -> str:
@@ -61,20 +69,29 @@ def summary(methods: Mapping[str, Sequence[Run | None]]) -> str:
     everything = [run for runs in sound.values() for run in runs]
     step = min(run.fid.steps[-1] for run in everything)
     time = min(run.fid.seconds for run in everything)
-    lines = [
-        f"| | FID after {step:,.0f} steps | FID after {time:.0f} s | 1000 KID, {step:,.0f} steps | "
-        "s per 1,000 steps | largest condition number | diverged |",
-        "|---|---|---|---|---|---|---|",
+    columns = [
+        *(
+            f"FID after {step:,.0f} steps",
+            f"1000 KID, {step:,.0f} steps",
+            f"FID after {time:.0f} s",
+        ),
+        *("steps of the preset", "FID then", "MS-SSIM ratio then", "s per 1,000 steps"),
+        *("largest condition number", "diverged"),
     ]
+    lines = [f"| | {' | '.join(columns)} |", "|" + "---|" * (1 + len(columns))]
     for name, runs in sorted(sound.items(), key=lambda item: _mean_fid(item[1], step)):
-        cells = ["-"] * 5
+        cells = ["-"] * (len(columns) - 1)
         if runs:
+            conditions = [run.condition for run in runs if run.condition is not None]
             cells = [
                 interval([run.fid.at_step(step) for run in runs]),
-                interval([run.fid.at(time) for run in runs]),
                 interval([1000 * run.kid.at_step(step) for run in runs]),
+                interval([run.fid.at(time) for run in runs]),
+                f"{runs[0].fid.steps[-1]:,.0f}",
+                interval([run.final["fid"] for run in runs]),
+                interval([run.final["ms_ssim_ratio"] for run in runs]),
                 f"{np.mean([1000 * run.fid.seconds / run.fid.steps[-1] for run in runs]):.0f}",
-                f"{max(run.condition.score.max() for run in runs):.1f}",
+                f"{max(conditions):.1f}" if conditions else "-",
             ]
         diverged = len(methods[name]) - len(runs)
         lines.append(f"| {name} | {' | '.join(cells)} | {diverged} of {len(methods[name])} |")
@@ -96,8 +113,33 @@ def _write_scores(methods: Mapping[str, Sequence[Run | None]], path: Path) -> No
                     writer.writerows([name, number, *row, run.fid.seconds] for row in rows)
 
 
+def _train(
+    folders: Mapping[tuple[str, int], Path], extra: Sequence[str], processes: int
+) -> list[Path]:
+    """Train, critics with an eye on their condition numbers; the folders that diverged."""
+    watch = ["--trainer.callbacks+=CriticSpectrum", "--trainer.callbacks.every_n_steps=100"]
+    diverged = []
+    for watched in (True, False):
+        jobs = {
+            folder: (METHODS[name], seed)
+            for (name, seed), folder in folders.items()
+            if (name not in _NO_CRITIC) == watched
+        }
+        diverged += train_all(jobs, [*(watch if watched else []), *extra], processes)
+    return diverged
+
+
+def _read(folder: Path, final: Mapping[str, Curve]) -> Run:
+    try:
+        condition = read_timed_curve(folder, "critic_condition_number").score.max()
+    except ValueError:  # There is no critic.
+        condition = None
+    scores = {name: float(curve.score[-1]) for name, curve in final.items()}
+    return Run(read_timed_curve(folder), read_timed_curve(folder, "kid"), scores, condition)
+
+
 def main(arguments: Sequence[str] | None = None) -> str:
-    """Train what is not trained yet, and write the tables and the figure.
+    """Train and score what is not yet, and write the tables and the figure.
 
     Returns:
         The table.
@@ -116,16 +158,13 @@ def main(arguments: Sequence[str] | None = None) -> str:
         for seed in known.seeds
         for name in known.methods
     }
-    jobs = {
-        folder: (f"configs/{METHODS[name]}.yaml", seed) for (name, seed), folder in folders.items()
-    }
-    watch = ["--trainer.callbacks+=CriticSpectrum", "--trainer.callbacks.every_n_steps=100"]
-    diverged = train_all(jobs, [*watch, *extra], known.processes)
-    names = ("fid", "kid", "critic_condition_number")
+    diverged = _train(folders, extra, known.processes)
+    sound = [folder for folder in folders.values() if folder not in diverged]
+    score_all(sound, ["fid", "kid", "ms_ssim"], known.processes)
+    final = read_final(sound, "validate")
     methods: dict[str, list[Run | None]] = {name: [] for name in known.methods}
     for (name, _), folder in folders.items():
-        sound = folder not in diverged
-        methods[name].append(Run(*(read_timed_curve(folder, n) for n in names)) if sound else None)
+        methods[name].append(_read(folder, final[folder]) if folder in final else None)
     table = summary(methods)
     (known.out / "summary.md").write_text(table)
     _write_scores(methods, known.out / "scores.csv")

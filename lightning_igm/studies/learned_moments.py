@@ -21,9 +21,9 @@ from lightning_igm.studies._runs import read_timed_curve, train_all
 __all__ = ["main", "summary"]
 
 PRESETS = {
-    "learned moments": "configs/molm/digits.yaml",
-    "random moments": "configs/molm/digits_random.yaml",
-    "GAN": "configs/gan/digits.yaml",
+    "learned moments": "molm/digits",
+    "random moments": "molm/digits_random",
+    "GAN": "gan/digits",
 }
 
 

@@ -17,7 +17,8 @@ def run(*fid: float, seconds: float = 100.0, condition: float = 5.0) -> Run:
     return Run(
         curve,
         curve._replace(score=curve.score / 1000),
-        curve._replace(score=np.full(len(fid), condition)),
+        {"fid": fid[-1] / 2, "ms_ssim_ratio": 1.25},
+        condition,
     )
 
 
@@ -28,12 +29,15 @@ def test_methods_are_compared_at_equal_steps_and_equal_time():
             "long": [run(9, 1, 1, 1), run(9, 1, 1, 1)],
         }
     )
-    assert "FID after 20 steps | FID after 50 s" in table
+    assert "FID after 20 steps | 1000 KID, 20 steps | FID after 50 s |" in table
     short, long = table.splitlines()[3], table.splitlines()[2]
+    at_20 = "3 ± 1.4 (2 to 4)"
     assert short == (
-        "| short | 3 ± 1.4 (2 to 4) | 3 ± 1.4 (2 to 4) | 3 ± 1.4 (2 to 4) | 2500 | 7.0 | 0 of 2 |"
+        f"| short | {at_20} | {at_20} | {at_20} | 20 | 1.5 ± 0.71 (1 to 2) | "
+        "1.25 ± 0 (1.25 to 1.25) | 2500 | 7.0 | 0 of 2 |"
     )
-    assert long.startswith("| long | 1 ± 0 (1 to 1) | 1 ± 0")
+    at_20 = "1 ± 0 (1 to 1)"
+    assert long.startswith(f"| long | {at_20} | {at_20} | {at_20} | 40 | 0.5 ± 0 (0.5 to 0.5)")
 
 
 def test_diverged_runs_are_counted_and_come_last():
@@ -41,19 +45,18 @@ def test_diverged_runs_are_counted_and_come_last():
     table = summary({"bad": [None, None], "half": [None, run(3, 2)], "good": good})
     lines = table.splitlines()[2:]
     assert [line.split(" | ")[0] for line in lines] == ["| half", "| good", "| bad"]
-    assert lines[2] == "| bad | - | - | - | - | - | 2 of 2 |"
+    assert lines[2] == f"| bad |{' - |' * 8} 2 of 2 |"
     assert lines[0].startswith("| half | 2 |")
     assert lines[0].endswith("| 1 of 2 |")
 
 
 @pytest.mark.slow
 def test_study_trains_scores_and_counts(tmp_path):
-    arguments = ["--out", str(tmp_path), "--seeds", "0", "--methods", "GAN", "WGAN-GP"]
+    arguments = ["--out", str(tmp_path), "--seeds", "0", "--methods", "GAN", "MMD-net"]
     arguments += ["--trainer.max_steps=4", "--metrics.every_n_steps=2", "--metrics.num_samples=600"]
-    arguments += ["--trainer.callbacks.every_n_steps=2"]
     table = main(arguments)
     assert "| GAN |" in table
-    assert "| WGAN-GP |" in table
+    assert "| MMD-net |" in table
     with (tmp_path / "scores.csv").open() as file:
         assert [row["generator_step"] for row in csv.DictReader(file)] == ["2.0", "4.0"] * 2
     assert (tmp_path / "curves.png").stat().st_size > 1000
