@@ -1,39 +1,52 @@
 """What every generator and every critic of the library offers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Literal
 
 from torch import Tensor, nn
 
-from lightning_igm.networks._checks import check_shape
+from lightning_igm.networks._checks import check_choice, check_shape
 
-__all__ = ["LEAKY_SLOPE", "SequentialCritic", "SequentialGenerator", "activations"]
+__all__ = ["LEAKY_SLOPE", "OutputName", "SequentialCritic", "SequentialGenerator", "activations"]
 
 LEAKY_SLOPE = 0.2
+OutputName = Literal["sigmoid", "tanh", "linear"]
+
+_RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
 
 
 class SequentialGenerator(nn.Module):
     """A generator whose layers are applied one after the other.
 
     Args:
-        layers: Maps latents of shape ``(N, latent_dim)`` to images of shape ``(N, C, H, W)``.
+        layers: Map latents of shape ``(N, latent_dim)`` to values of shape ``(N, C, H, W)``.
         latent_dim: Length of a latent vector.
         image_shape: ``(C, H, W)`` of the images made, or ``(D,)`` of points.
+        output: What makes pixels of the values: ``"sigmoid"`` in [0, 1], ``"tanh"`` in [-1, 1], or
+            ``"linear"`` as they are.
+
+    Attributes:
         value_range: Smallest and largest value a pixel can take; None if there are none.
+
+    Raises:
+        ValueError: If an argument has a value that is not allowed.
     """
 
     def __init__(
         self,
-        layers: nn.Sequential,
+        layers: Sequence[nn.Module],
         latent_dim: int,
         image_shape: tuple[int, ...],
-        value_range: tuple[float, float] | None,
+        output: OutputName,
     ) -> None:
+        check_choice("output", output, OutputName)
         super().__init__()
         self.latent_dim = latent_dim
         self.image_shape = image_shape
-        self.value_range = value_range
-        self.layers = layers
+        self.value_range = _RANGES.get(output)
+        last: dict[str, list[nn.Module]] = {"sigmoid": [nn.Sigmoid()], "tanh": [nn.Tanh()]}
+        self.layers = nn.Sequential(*layers, *last.get(output, []))
 
     def forward(self, latent: Tensor) -> Tensor:
         """Map latents of shape ``(N, latent_dim)`` to images of shape ``(N, C, H, W)``.

@@ -1,17 +1,18 @@
 """DCGAN's convolutional generator and its mirror image, the critic."""
 
-from typing import Literal
-
 from torch import nn
 
 from lightning_igm.networks._checks import check_choice, check_positive
-from lightning_igm.networks.base import LEAKY_SLOPE, SequentialCritic, SequentialGenerator
+from lightning_igm.networks.base import (
+    LEAKY_SLOPE,
+    OutputName,
+    SequentialCritic,
+    SequentialGenerator,
+)
 from lightning_igm.networks.init import InitName, initialize_weights
 from lightning_igm.networks.spectral import SpectralName, spectral_norm
 
-__all__ = ["DCGANCritic", "DCGANGenerator", "OutputName"]
-
-OutputName = Literal["sigmoid", "tanh"]
+__all__ = ["DCGANCritic", "DCGANGenerator"]
 
 
 class DCGANGenerator(SequentialGenerator):
@@ -44,7 +45,8 @@ class DCGANGenerator(SequentialGenerator):
         channels: Channels of the images.
         width: Channels of the map at half the image's size; they double at each smaller map.
         kernel_size: 4 or 5; 28-pixel images need 5.
-        output: ``"sigmoid"`` for pixels in [0, 1], ``"tanh"`` for pixels in [-1, 1].
+        output: ``"sigmoid"`` for pixels in [0, 1], ``"tanh"`` for pixels in [-1, 1], or
+            ``"linear"``.
         batch_norm: Whether hidden layers have batch norm; without it they have a bias.
         stride4: Leave out the map at half the image's size; the last layer has stride 4 instead.
         init: ``"normal"`` for weights from N(0, 0.02), ``"he"``, or ``"default"`` for PyTorch's own
@@ -76,7 +78,6 @@ class DCGANGenerator(SequentialGenerator):
         init: InitName = "normal",
     ) -> None:
         check_positive(latent_dim=latent_dim, channels=channels, width=width)
-        check_choice("output", output, OutputName)
         widths = _widths(image_size, width, kernel_size, stride4)[::-1]
 
         layers: list[nn.Module] = [
@@ -96,17 +97,9 @@ class DCGANGenerator(SequentialGenerator):
                 *([nn.BatchNorm2d(widths[level + 1])] if batch_norm else []),
                 nn.ReLU(),
             ]
-        layers += [
-            _upsample(widths[-1], channels, kernel_size, stride=4 if stride4 else 2),
-            nn.Sigmoid() if output == "sigmoid" else nn.Tanh(),
-        ]
+        layers += [_upsample(widths[-1], channels, kernel_size, stride=4 if stride4 else 2)]
 
-        super().__init__(
-            nn.Sequential(*layers),
-            latent_dim=latent_dim,
-            image_shape=(channels, image_size, image_size),
-            value_range=(0.0, 1.0) if output == "sigmoid" else (-1.0, 1.0),
-        )
+        super().__init__(layers, latent_dim, (channels, image_size, image_size), output)
         initialize_weights(self, init)
 
 

@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from lightning_igm.distributed import world_size
 from lightning_igm.networks._checks import check_choice, check_positive
 from lightning_igm.networks._same import same_conv, same_deconv
-from lightning_igm.networks.base import LEAKY_SLOPE, SequentialCritic, SequentialGenerator
+from lightning_igm.networks.base import (
+    LEAKY_SLOPE,
+    OutputName,
+    SequentialCritic,
+    SequentialGenerator,
+)
 from lightning_igm.networks.batch_norm import global_batch_norm
-from lightning_igm.networks.dcgan import OutputName
 from lightning_igm.networks.init import initialize_smmd_weights, initialize_weights
 
 __all__ = ["BatchShift", "GRAMCritic", "GRAMGenerator", "PoolingCritic", "VariantName"]
@@ -75,7 +79,8 @@ class GRAMGenerator(SequentialGenerator):
         width: Channels of the map at half the image's size, doubling at each smaller map; or those
             of every map, from the largest to the 4x4 one.
         kernel_size: 4 or 5.
-        output: ``"sigmoid"`` for pixels in [0, 1], ``"tanh"`` for pixels in [-1, 1].
+        output: ``"sigmoid"`` for pixels in [0, 1], ``"tanh"`` for pixels in [-1, 1], or
+            ``"linear"``.
         variant: A column of the table.
 
     Raises:
@@ -100,7 +105,6 @@ class GRAMGenerator(SequentialGenerator):
         variant: VariantName = "pytorch",
     ) -> None:
         check_positive(latent_dim=latent_dim, channels=channels)
-        check_choice("output", output, OutputName)
         widths = _widths(image_size, width, kernel_size, variant)[::-1]
         bias = variant == "tensorflow"
 
@@ -116,17 +120,9 @@ class GRAMGenerator(SequentialGenerator):
         for inputs, outputs in pairwise(widths):
             layers += same_deconv(inputs, outputs, kernel_size, stride=2, bias=bias)
             layers += normalised(outputs)
-        layers += [
-            *same_deconv(widths[-1], channels, kernel_size, stride=2, bias=bias),
-            nn.Sigmoid() if output == "sigmoid" else nn.Tanh(),
-        ]
+        layers += same_deconv(widths[-1], channels, kernel_size, stride=2, bias=bias)
 
-        super().__init__(
-            nn.Sequential(*layers),
-            latent_dim=latent_dim,
-            image_shape=(channels, image_size, image_size),
-            value_range=(0.0, 1.0) if output == "sigmoid" else (-1.0, 1.0),
-        )
+        super().__init__(layers, latent_dim, (channels, image_size, image_size), output)
         _initialize(self, variant)
 
 

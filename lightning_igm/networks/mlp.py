@@ -8,19 +8,17 @@ from typing import Literal
 from torch import nn
 
 from lightning_igm.networks._checks import check_choice, check_positive
-from lightning_igm.networks.base import SequentialCritic, SequentialGenerator
+from lightning_igm.networks.base import OutputName, SequentialCritic, SequentialGenerator
 
-__all__ = ["ActivationName", "MLPCritic", "MLPGenerator", "MLPOutputName"]
+__all__ = ["ActivationName", "MLPCritic", "MLPGenerator"]
 
 ActivationName = Literal["relu", "tanh", "sigmoid"]
-MLPOutputName = Literal["linear", "sigmoid", "tanh"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
-_RANGES: dict[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
 
 
 class MLPGenerator(SequentialGenerator):
@@ -68,18 +66,15 @@ class MLPGenerator(SequentialGenerator):
         image_shape: Sequence[int] = (2,),
         hidden: Sequence[int] = (100, 100),
         activation: ActivationName = "relu",
-        output: MLPOutputName = "linear",
+        output: OutputName = "linear",
         batch_norm: bool = False,
     ) -> None:
         check_positive(latent_dim=latent_dim)
-        check_choice("output", output, MLPOutputName)
         shape = _shape(image_shape)
         layers = _perceptron([latent_dim, *hidden, prod(shape)], activation, batch_norm)
-        if output != "linear":
-            layers += [_ACTIVATIONS[output]()]
         if len(shape) > 1:
             layers += [nn.Unflatten(1, shape)]
-        super().__init__(nn.Sequential(*layers), latent_dim, shape, _RANGES.get(output))
+        super().__init__(layers, latent_dim, shape, output)
 
 
 class MLPCritic(SequentialCritic):

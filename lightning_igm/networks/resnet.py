@@ -7,8 +7,12 @@ from torch import Tensor, nn
 
 from lightning_igm.networks._checks import check_choice, check_positive
 from lightning_igm.networks._same import same_conv, same_deconv
-from lightning_igm.networks.base import LEAKY_SLOPE, SequentialCritic, SequentialGenerator
-from lightning_igm.networks.dcgan import OutputName
+from lightning_igm.networks.base import (
+    LEAKY_SLOPE,
+    OutputName,
+    SequentialCritic,
+    SequentialGenerator,
+)
 from lightning_igm.networks.init import SMMDInitName, initialize_smmd_weights
 from lightning_igm.networks.spectral import SpectralName, spectral_norm
 
@@ -105,7 +109,8 @@ class ResNetGenerator(SequentialGenerator):
         width: Channels of the last map; they double at each smaller map.
         batch_norm: Whether the residual blocks have batch norm.
         strided_output: Whether the last layer doubles the size once more, in place of a block.
-        output: ``"sigmoid"`` for pixels in [0, 1], ``"tanh"`` for pixels in [-1, 1].
+        output: ``"sigmoid"`` for pixels in [0, 1], ``"tanh"`` for pixels in [-1, 1], or
+            ``"linear"``.
         init: ``"smmd"`` for the released code's, which is Glorot's uniform one in residual blocks
             (:func:`~lightning_igm.networks.init.initialize_smmd_weights`), or a name of
             :func:`~lightning_igm.networks.initialize_weights`.
@@ -133,7 +138,6 @@ class ResNetGenerator(SequentialGenerator):
         init: SMMDInitName = "smmd",
     ) -> None:
         check_positive(latent_dim=latent_dim, channels=channels, width=width)
-        check_choice("output", output, OutputName)
         _check_multiple_of_32(image_size)
         widths = [16 * width, 8 * width, 4 * width, 2 * width, width]
         start = image_size // 32
@@ -152,15 +156,9 @@ class ResNetGenerator(SequentialGenerator):
             nn.BatchNorm2d(width),
             nn.ReLU(),
             *same_deconv(width, channels, *((5, 2) if strided_output else (3, 1))),
-            nn.Sigmoid() if output == "sigmoid" else nn.Tanh(),
         ]
 
-        super().__init__(
-            nn.Sequential(*layers),
-            latent_dim=latent_dim,
-            image_shape=(channels, image_size, image_size),
-            value_range=(0.0, 1.0) if output == "sigmoid" else (-1.0, 1.0),
-        )
+        super().__init__(layers, latent_dim, (channels, image_size, image_size), output)
         initialize_smmd_weights(self, init, glorot_in=ResidualBlock)
 
 

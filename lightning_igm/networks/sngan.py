@@ -4,8 +4,12 @@ from torch import nn
 
 from lightning_igm.networks._checks import check_choice, check_positive
 from lightning_igm.networks._same import same_conv, same_deconv
-from lightning_igm.networks.base import LEAKY_SLOPE, SequentialCritic, SequentialGenerator
-from lightning_igm.networks.dcgan import OutputName
+from lightning_igm.networks.base import (
+    LEAKY_SLOPE,
+    OutputName,
+    SequentialCritic,
+    SequentialGenerator,
+)
 from lightning_igm.networks.init import SMMDInitName, initialize_smmd_weights
 from lightning_igm.networks.spectral import SpectralName, spectral_norm
 
@@ -38,7 +42,8 @@ class SNGANGenerator(SequentialGenerator):
         image_size: Height and width of the images, a multiple of 8.
         channels: Channels of the images.
         width: Channels of the last map; they double at each smaller map.
-        output: ``"sigmoid"`` for pixels in [0, 1], ``"tanh"`` for pixels in [-1, 1].
+        output: ``"sigmoid"`` for pixels in [0, 1], ``"tanh"`` for pixels in [-1, 1], or
+            ``"linear"``.
         init: ``"smmd"`` for the released code's
             (:func:`~lightning_igm.networks.init.initialize_smmd_weights`), or a name of
             :func:`~lightning_igm.networks.initialize_weights`.
@@ -64,7 +69,6 @@ class SNGANGenerator(SequentialGenerator):
         init: SMMDInitName = "smmd",
     ) -> None:
         check_positive(latent_dim=latent_dim, channels=channels, width=width)
-        check_choice("output", output, OutputName)
         start = _start_size(image_size)
 
         layers: list[nn.Module] = [
@@ -79,17 +83,9 @@ class SNGANGenerator(SequentialGenerator):
                 nn.BatchNorm2d(inputs // 2),
                 nn.ReLU(),
             ]
-        layers += [
-            *same_deconv(width, channels, kernel_size=3),
-            nn.Sigmoid() if output == "sigmoid" else nn.Tanh(),
-        ]
+        layers += same_deconv(width, channels, kernel_size=3)
 
-        super().__init__(
-            nn.Sequential(*layers),
-            latent_dim=latent_dim,
-            image_shape=(channels, image_size, image_size),
-            value_range=(0.0, 1.0) if output == "sigmoid" else (-1.0, 1.0),
-        )
+        super().__init__(layers, latent_dim, (channels, image_size, image_size), output)
         initialize_smmd_weights(self, init)
 
 

@@ -142,7 +142,7 @@ def test_bad_arguments_of_one_network() -> None:
         MLPGenerator(latent_dim=0)
     with pytest.raises(ValueError, match=r"^out_dim=0: must be at least 1$"):
         MLPCritic(out_dim=0)
-    with pytest.raises(ValueError, match=r"^output='x': allowed are 'linear', 'sigmoid', 'tanh'$"):
+    with pytest.raises(ValueError, match=r"^output='x': allowed are 'sigmoid', 'tanh', 'linear'$"):
         MLPGenerator(output="x")  # type: ignore[arg-type]
 
 
