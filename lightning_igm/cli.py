@@ -1,5 +1,6 @@
 """The command line: ``igm fit --config quickstart``."""
 
+import errno
 import os
 import signal
 import sys
@@ -285,5 +286,14 @@ def console() -> None:
     except USER_ERRORS as error:
         if os.environ.get("IGM_TRACEBACK"):
             raise
-        print(f"igm: {plain(str(error))}", file=sys.stderr)
+        print(f"igm: {plain(_said(error))}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"{error.filename or 'a file'} cannot be written ({os.strerror(error.errno)}); make "
+            "room, and go on with --ckpt_path last: checkpoints that were there are whole"
+        )
+    return str(error)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from killed_runs import arguments, differences, outcome
+from PIL import Image
 
 from lightning_igm.checkpoints import AtomicCheckpointIO, CheckpointNotWrittenError, last_good, read
 from lightning_igm.cli import console, main
@@ -207,6 +208,18 @@ def test_a_full_disk_stops_the_run_with_one_line(tmp_path, monkeypatch, capsys):
     )
     assert read(path).content["global_step"] == 4
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_disk_too_full_for_a_picture_stops_the_run_with_one_line(tmp_path, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    line = mistake(arguments("gan", tmp_path / "run"), monkeypatch, capsys)
+    assert line == (
+        "igm: a file cannot be written (No space left on device); make room, and go on with "
+        "--ckpt_path last: checkpoints that were there are whole"
+    )
 
 
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path, small_disk):
