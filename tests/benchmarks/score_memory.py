@@ -59,6 +59,7 @@ def prepare(cache):
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=1,
+        default_root_dir=cache,
     )
     # LAPACK and the rest of the libraries are loaded by the time of the first measurement.
     torch.linalg.eigh(torch.eye(8).double())
