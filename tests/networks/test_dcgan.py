@@ -197,7 +197,9 @@ def test_spectral_parametrization_adds_a_scale_per_layer() -> None:
 def test_bad_arguments_of_one_network() -> None:
     with pytest.raises(ValueError, match=r"^spectral='sn': allowed are 'none', 'learnable'"):
         DCGANCritic(spectral="sn")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^output='relu': allowed are 'sigmoid', 'tanh', 'linear'$"):
+    with pytest.raises(
+        ValueError, match=r"^output='relu': allowed are 'sigmoid', 'tanh', 'linear'$"
+    ):
         DCGANGenerator(output="relu")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^latent_dim=0: must be at least 1$"):
         DCGANGenerator(latent_dim=0)

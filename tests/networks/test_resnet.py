@@ -264,7 +264,9 @@ def test_bad_arguments(network: type[nn.Module], arguments: dict[str, Any], mess
 def test_bad_arguments_of_some_networks() -> None:
     with pytest.raises(ValueError, match=r"^latent_dim=0: must be at least 1$"):
         ResNetGenerator(latent_dim=0)
-    with pytest.raises(ValueError, match=r"^output='relu': allowed are 'sigmoid', 'tanh', 'linear'$"):
+    with pytest.raises(
+        ValueError, match=r"^output='relu': allowed are 'sigmoid', 'tanh', 'linear'$"
+    ):
         ResNetGenerator(output="relu")  # type: ignore[arg-type]
     for critic in (ResNetCritic, DCGAN5Critic, DCGANCritic):
         with pytest.raises(ValueError, match=r"^out_dim=0: must be at least 1$"):

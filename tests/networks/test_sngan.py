@@ -248,7 +248,9 @@ def test_bad_arguments(network: type[nn.Module], arguments: dict[str, Any], mess
 def test_bad_arguments_of_one_network() -> None:
     with pytest.raises(ValueError, match=r"^latent_dim=0: must be at least 1$"):
         SNGANGenerator(latent_dim=0)
-    with pytest.raises(ValueError, match=r"^output='relu': allowed are 'sigmoid', 'tanh', 'linear'$"):
+    with pytest.raises(
+        ValueError, match=r"^output='relu': allowed are 'sigmoid', 'tanh', 'linear'$"
+    ):
         SNGANGenerator(output="relu")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^out_dim=0: must be at least 1$"):
         SNGANCritic(out_dim=0)
