@@ -3,6 +3,7 @@
 import argparse
 import warnings
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def export(model: ImplicitGenerativeModule, path: str | Path) -> None:
         warnings.simplefilter("ignore", jit.TracerWarning)
         warnings.filterwarnings("ignore", ".*torch.jit", FutureWarning)
         warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
-        jit.save(jit.trace(QuantisedGenerator(model), example), file)
+        # A copy: of a generator that was compiled to train, it is not compiled.
+        jit.save(jit.trace(deepcopy(QuantisedGenerator(model)), example), file)
 
 
 def console(arguments: Sequence[str]) -> None:

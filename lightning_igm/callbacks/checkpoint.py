@@ -112,9 +112,10 @@ class ExactResume(Callback):
     """Make a continued run the same run; it must be the first callback.
 
     Keeps the random states of all ranks, the position in the data and the length of
-    ``metrics.csv``. Ctrl-C and SIGTERM stop the run after a batch, all ranks after the same one, so
-    that nothing is lost (a second one stops at once). A folder that holds another run is
-    refused.
+    ``metrics.csv``. Ctrl-C and SIGTERM stop the run after a batch, so that nothing is lost (a
+    second one stops at once). Of several ranks, one that gets a signal tells the others in the
+    background, and all stop after the batch that follows: no batch waits for it, nor for a device.
+    A folder that holds another run is refused.
 
     Args:
         continues: Whether the run goes on in a folder that holds a run.
@@ -125,6 +126,7 @@ class ExactResume(Callback):
         self._random_states: list[dict[str, Any]] = []
         self._rows = 0
         self._signal = 0
+        self._signals: _Signals | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse to write over another run.
@@ -150,6 +152,11 @@ class ExactResume(Callback):
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):  # The trainer puts the old ones back.
                 signal.signal(number, self._remember)
+        if world_size() > 1:
+            self._signals = _Signals()
+            # Lightning would have every batch wait for the device, to hear of signals.
+            loop: Any = trainer.fit_loop.epoch_loop
+            loop._broadcast_sigterm_tensor = lambda: None
 
     def on_train_batch_end(
         self,
@@ -159,18 +166,29 @@ class ExactResume(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count the batch as trained on; after a signal to any rank it is the last of all ranks."""
+        """Count the batch as trained on; once all ranks know of a signal it is the last of all."""
         data = getattr(trainer, "datamodule", None)
         if data is not None and hasattr(data, "batches_trained"):
             data.batches_trained += 1
         received = self._signal
-        if world_size() > 1:
-            numbers = torch.tensor(received, device=pl_module.device)
-            dist.all_reduce(numbers, dist.ReduceOp.MAX)
-            received = int(numbers)
+        if self._signals is not None:
+            received = self._signals.exchange(received)
         if received and not _is_last_step(trainer):
             stop = SIGTERMException if received == signal.SIGTERM else KeyboardInterrupt
             cast(ImplicitGenerativeModule, pl_module).stop_by = stop
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave nothing in the background."""
+        if self._signals is not None:
+            self._signals.close()
+            self._signals = None
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave nothing in the background; what stopped the run is to be told."""
+        with suppress(RuntimeError):
+            self.on_train_end(trainer, pl_module)
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:
         self._signal = signum
@@ -198,6 +216,45 @@ class ExactResume(Callback):
         if "exact_resume" in checkpoint:
             self._rows = checkpoint["exact_resume"]["rows"]
             self._random_states = checkpoint["exact_resume"]["random"]
+
+
+class _Signals:
+    """What signals the ranks have had, from batch to batch, on the CPU and in the background."""
+
+    def __init__(self) -> None:
+        self._group: Any = dist.new_group(backend="gloo")
+        self._largest = torch.tensor(0)
+        self._work: dist.Work | None = None
+
+    def exchange(self, own: int) -> int:
+        """Tell the others; the largest that the ranks told the last time, the same on all.
+
+        Raises:
+            RuntimeError: A rank has died.
+        """
+        self._wait()
+        known = int(self._largest)
+        self._largest = torch.tensor(own)
+        self._work = dist.all_reduce(
+            self._largest, dist.ReduceOp.MAX, group=self._group, async_op=True
+        )
+        return known
+
+    def close(self) -> None:
+        """Wait for what was told last.
+
+        Raises:
+            RuntimeError: A rank has died.
+        """
+        try:
+            self._wait()
+        finally:
+            dist.destroy_process_group(self._group)
+
+    def _wait(self) -> None:
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
 
 
 def _is_last_step(trainer: Trainer) -> bool:

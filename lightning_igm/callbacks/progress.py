@@ -1,9 +1,11 @@
 """A progress bar that counts generator steps."""
 
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+
+from lightning_igm.modules.base import ImplicitGenerativeModule
 
 __all__ = ["GeneratorProgressBar"]
 
@@ -48,7 +50,9 @@ class GeneratorProgressBar(TQDMProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """The logged metrics, without the version number."""
+        """The scores, and the latest losses; the device is waited for."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        return metrics
+        logged = trainer.callback_metrics
+        latest = cast(ImplicitGenerativeModule, pl_module).latest
+        return metrics | {name: value.item() for name, value in latest.items() if name in logged}

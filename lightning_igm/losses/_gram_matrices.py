@@ -132,7 +132,7 @@ def median_bandwidths(
     # Above 0 even if most points are one.
     smallest = torch.finfo(torch.float32).eps
     root = median.sqrt().clamp_min(smallest)
-    return (root[..., None] * root.new_tensor(list(factors))).to(q.dtype)
+    return torch.stack([root * factor for factor in factors], -1).to(q.dtype)
 
 
 def _augmented(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,4 +184,5 @@ def _rates(sigmas: Sequence[float] | Tensor, like: Tensor) -> Tensor:
     if not sigmas:
         raise ValueError("sigmas: [] is not allowed; it must have one bandwidth or more")
     rates = [-1 / above_zero("sigmas", sigma) ** 2 for sigma in sigmas]
-    return torch.tensor(rates, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+    # Numbers filled in on the device: to copy a list of them there would be to wait for it.
+    return torch.stack([like.new_full((1, 1), rate) for rate in rates])

@@ -66,7 +66,7 @@ class AdversarialModule(ImplicitGenerativeModule):
         super().setup(stage)
         shape = getattr(getattr(self.trainer, "datamodule", None), "image_shape", None)
         if shape is not None:
-            images = torch.zeros(2, *shape, device=self.device, dtype=self.weights_dtype)
+            images = torch.zeros(2, *shape, dtype=self.weights_dtype)
             self.try_out("critic", images, "images")
 
     @abstractmethod
@@ -80,6 +80,16 @@ class AdversarialModule(ImplicitGenerativeModule):
         Returns:
             ``()``.
         """
+
+    @property
+    def critic_is_differentiated_once(self) -> bool:
+        """Whether no loss has gradients of the critic in it; compiled, it could not be trained."""
+        return False
+
+    def compiled_networks(self) -> list[nn.Module]:
+        """The generator; and the critic if its gradients are not differentiated again."""
+        critic = [self.critic] if self.critic_is_differentiated_once else []
+        return [*super().compiled_networks(), *critic]
 
     def critic_steps_due(self) -> int:
         """Critic steps to take before the next generator step."""

@@ -14,8 +14,10 @@ from torch.optim import Optimizer
 
 from lightning_igm.checks import above_zero, one_of, positive, supported_precision
 from lightning_igm.distributed import all_mean, mean_gradients, rank, world_size
+from lightning_igm.modules.compilation import check_compiler, compile_in_place
 from lightning_igm.modules.settings import apply_changes, settings_of
 from lightning_igm.modules.support import (
+    check_images,
     eval_mode,
     save_plain_hyperparameters,
     stated_range,
@@ -50,6 +52,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         latent_distribution: ``normal`` for N(0, I), ``uniform`` for U[-1, 1].
         gradient_clip: Largest norm of each parameter tensor's gradient, of either player; one that
             exceeds it is scaled to it. None for no limit.
+        compile: Whether to compile the networks that :meth:`compiled_networks` gives, to train with
+            them; or the name of another backend of ``torch.compile`` than its default.
 
     Raises:
         ValueError: An argument is out of range, or the generator takes another latent size.
@@ -63,6 +67,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         latent_dim: int | None = None,
         latent_distribution: Literal["normal", "uniform"] = "normal",
         gradient_clip: float | None = None,
+        compile: bool | str = False,  # noqa: A002 - as torch calls it
     ) -> None:
         super().__init__()
         save_plain_hyperparameters(self)
@@ -86,6 +91,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         self.gradient_clip = (
             gradient_clip if gradient_clip is None else above_zero("gradient_clip", gradient_clip)
         )
+        self.compiler = compile
         self._optimizers: dict[Player, tuple[OptimizerCallable, LRSchedulerCallable | None]] = {
             "generator": (generator_optimizer, generator_scheduler)
         }
@@ -94,6 +100,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         self._noise: torch.Generator | None = None
         self._noise_state: Tensor | None = None
         self._first_non_finite: dict[Player, Tensor] = {}
+        self._batches_unchecked = 0
         self.latest: dict[str, Tensor] = {}
         """Latest value of everything given to :meth:`log_training`."""
         self.in_training_step = False
@@ -121,6 +128,10 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         """Update the generator once: the step that the run's clock counts."""
         self.update("generator", self.generator_loss(real, self.generate(real.shape[0])))
 
+    def compiled_networks(self) -> list[nn.Module]:
+        """Networks that may be compiled: no gradient of theirs is differentiated again."""
+        return [self.generator]
+
     # --- sampling -----------------------------------------------------------------------------
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -136,14 +147,14 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             generator: Source of randomness; the noise is drawn on its device. The global one of the
                 module's device by default.
         """
-        shape = (n, self.latent_dim)
-        device = self.device if generator is None else generator.device
-        latent = torch.empty(shape, dtype=self.weights_dtype, device=device)
+        shape, weights = (n, self.latent_dim), next(self.generator.parameters())
+        device = weights.device if generator is None else generator.device
+        latent = torch.empty(shape, dtype=weights.dtype, device=device)
         if self.latent_distribution == "normal":
             latent.normal_(generator=generator)
         else:
             latent.uniform_(-1, 1, generator=generator)
-        return latent.to(self.device)
+        return latent.to(weights.device)
 
     @property
     def weights_dtype(self) -> torch.dtype:
@@ -288,7 +299,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         """
         self.latest.update({name: value.detach() for name, value in values.items()})
         if self._trainer is not None:  # A loss can be had without one.
-            self.log_dict(dict(values), prog_bar=True, logger=False)
+            # Not for the bar: Lightning would wait for the device after every batch.
+            self.log_dict(dict(values), logger=False)
 
     def log_now(self, values: Mapping[str, Tensor]) -> None:
         """Give values to all loggers at once, at this generator step.
@@ -320,7 +332,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
     # --- checks -------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Check precision, and that the generator makes images like the data's.
+        """Check precision, compiler, and that the generator makes images like the data's.
 
         Under several ranks, batch norms are of the global batch from now on.
 
@@ -328,6 +340,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             ValueError: They do not fit.
         """
         supported_precision(self.trainer.precision)
+        if self.compiler and stage == "fit":
+            check_compiler(self.compiler, self.device)
         if world_size() > 1:
             synchronise_batch_norms(self)
         data = getattr(self.trainer, "datamodule", None)
@@ -341,28 +355,14 @@ class ImplicitGenerativeModule(LightningModule, ABC):
     ) -> None:
         latent = self.sample_latent(16, torch.Generator().manual_seed(0))
         images = self.try_out("generator", latent, "latents")
-        if shape is not None and tuple(images.shape[1:]) != tuple(shape):
-            raise ValueError(
-                f"generator: its images are {tuple(images.shape[1:])} (C, H, W) and the data's "
-                f"are {tuple(shape)}; set both to the same size"
-            )
-        if value_range is None:
-            return
-        low, high = value_range
-        made = stated_range(self.generator) or (
-            min(low, images.min().item()),
-            max(high, images.max().item()),
-        )
-        if tuple(made) != (low, high):
-            raise ValueError(
-                f"generator: its values are in {list(made)} and the data's in {[low, high]}; "
-                "change the generator's output (sigmoid: [0, 1], tanh: [-1, 1]) or data.value_range"
-            )
+        check_images(images, stated_range(self.generator), shape, value_range)
 
     @torch.no_grad()
     def try_out(self, player: str, inputs: Tensor, what: str) -> Tensor:
         """Outputs of a network, or one line that says what it does not take."""
         network: nn.Module = getattr(self, player)
+        # In setup it is not yet the module's device: Lightning moves networks afterwards.
+        inputs = inputs.to(next(network.parameters(), inputs).device)
         try:
             with eval_mode(network):
                 outputs: Tensor = network(inputs)
@@ -392,6 +392,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         Raises:
             NonFiniteLossError: One was NaN or infinite.
         """
+        self._batches_unchecked = 0
         steps = {player: int(first) for player, first in self._first_non_finite.items()}
         if not steps or min(steps.values()) == _NEVER:
             return
@@ -452,7 +453,9 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         self._settings_before = state["settings"]
 
     def on_fit_start(self) -> None:
-        """Start the run's stream of noise, or go on with it."""
+        """Start the run's stream of noise, or go on with it; compile networks if asked to."""
+        if self.compiler:
+            compile_in_place(self.compiled_networks(), self.compiler)
         self._noise = torch.Generator(self.device).manual_seed(torch.initial_seed())
         if self._noise_state is not None:
             try:
@@ -476,8 +479,9 @@ class ImplicitGenerativeModule(LightningModule, ABC):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Mark the start of the batch's updates; and look for bad losses now and then."""
         self.in_training_step = True
-        if batch_idx % _CHECK_LOSSES_EVERY == 0:
+        if self._batches_unchecked == _CHECK_LOSSES_EVERY:
             self.check_finite()
+        self._batches_unchecked += 1
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop here if asked to: the callbacks are done with the batch."""

@@ -23,6 +23,11 @@ class GAN(AdversarialModule):
         torch.Size([4, 3, 32, 32])
     """
 
+    @property
+    def critic_is_differentiated_once(self) -> bool:
+        """It is; a subclass with a penalty on gradients must say that it is not."""
+        return True
+
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         """Cross-entropy of telling real from fake."""
         return logistic_critic_loss(self.critic(real), self.critic(fake))

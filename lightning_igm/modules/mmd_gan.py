@@ -131,7 +131,7 @@ class MMDGAN(DiscrepancyGAN):
         shape = getattr(getattr(self.trainer, "datamodule", None), "image_shape", None)
         if self.decoder is None or shape is None:
             return
-        images = torch.zeros(2, *shape, device=self.device, dtype=self.weights_dtype)
+        images = torch.zeros(2, *shape, dtype=self.weights_dtype)
         features = self.try_out("critic", images, "images").view(2, -1)
         decoded = self.try_out("decoder", features, "features")
         if decoded.shape != images.shape:
@@ -139,6 +139,11 @@ class MMDGAN(DiscrepancyGAN):
                 f"decoder: its images are {tuple(decoded.shape[1:])} and the data's are "
                 f"{tuple(shape)}; set both to the same size"
             )
+
+    @property
+    def critic_is_differentiated_once(self) -> bool:
+        """Whether it is called as a whole: without penalties, and without a decoder."""
+        return not (self.gradient_penalty or self.activation_penalty) and self.decoder is None
 
     def discrepancy(self, real: Tensor, fake: Tensor) -> Tensor:
         """D, MMD^2 of the features or its root with the one-sided term."""

@@ -188,7 +188,8 @@ class MoLM(AdversarialModule):
             count += images.shape[0]
         if total is None:
             raise ValueError("data: the training set is empty; MoLM needs at least one image")
-        return all_sum(total) / all_sum(torch.tensor(count, device=total.device))
+        # Filled in on the device: to copy a number there would be to wait for it.
+        return all_sum(total) / all_sum(torch.full((), count, device=total.device))
 
     def _moments(self, images: Tensor) -> Tensor:
         return all_mean(mean_moments(self.critic, images, images_only=True, **self._features))

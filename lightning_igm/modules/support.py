@@ -7,9 +7,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["eval_mode", "is_plain", "kept_buffers", "save_plain_hyperparameters", "stated_range"]
+__all__ = [
+    "check_images",
+    "eval_mode",
+    "is_plain",
+    "kept_buffers",
+    "save_plain_hyperparameters",
+    "stated_range",
+]
 
 
 @contextmanager
@@ -64,3 +71,36 @@ def stated_range(generator: nn.Module) -> tuple[float, float] | None:
     implied: dict[type, tuple[float, float]] = {nn.Sigmoid: (0.0, 1.0), nn.Tanh: (-1.0, 1.0)}
     last = [module for module in generator.modules() if not list(module.children())][-1:]
     return stated or next((implied.get(type(module)) for module in last), None)
+
+
+def check_images(
+    images: Tensor,
+    stated: tuple[float, float] | None,
+    shape: tuple[int, ...] | None,
+    value_range: tuple[float, float] | None,
+) -> None:
+    """Check that a generator's images are like the data's.
+
+    Args:
+        images: ``(N, C, H, W)``, generated.
+        stated: The range that the generator states; that of the images if it states none.
+        shape: Of one of the data's; None if it is not known.
+        value_range: Of the data; None if it is not known.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if shape is not None and tuple(images.shape[1:]) != tuple(shape):
+        raise ValueError(
+            f"generator: its images are {tuple(images.shape[1:])} (C, H, W) and the data's "
+            f"are {tuple(shape)}; set both to the same size"
+        )
+    if value_range is None:
+        return
+    low, high = value_range
+    made = stated or (min(low, images.min().item()), max(high, images.max().item()))
+    if tuple(made) != (low, high):
+        raise ValueError(
+            f"generator: its values are in {list(made)} and the data's in {[low, high]}; "
+            "change the generator's output (sigmoid: [0, 1], tanh: [-1, 1]) or data.value_range"
+        )

@@ -51,6 +51,11 @@ class WGANGP(AdversarialModule):
         super().__init__(generator, critic, critic_steps=critic_steps, **kwargs)
         self.penalty_weight = non_negative("penalty_weight", penalty_weight)
 
+    @property
+    def critic_is_differentiated_once(self) -> bool:
+        """Whether there is no penalty."""
+        return self.penalty_weight == 0
+
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         """Minus the Wasserstein objective, and the penalty."""
         loss = wasserstein_critic_loss(self.critic(real), self.critic(fake))

@@ -4,9 +4,11 @@ import os
 import signal
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import Adam
@@ -89,11 +91,15 @@ def train(folder, signals=(), ranks=2):
             GeneratorCheckpoint(every_n_steps=5),
         ],
     )
-    try:
-        trainer.fit(model, DigitsDataModule(4, size=16), ckpt_path=last if last.exists() else None)
-    except (SystemExit, RuntimeError) as stop:
-        return type(stop).__name__
+    path = last if last.exists() else None
+    with patch.object(dist, "broadcast", wraps=dist.broadcast) as broadcast:
+        try:
+            trainer.fit(model, DigitsDataModule(4, size=16), ckpt_path=path)
+        except (SystemExit, RuntimeError) as stop:
+            return type(stop).__name__
     return {
+        # Of one number: Lightning's, to hear of signals.
+        "broadcasts": sum(call.args[0].shape == (1,) for call in broadcast.call_args_list),
         "drawn": torch.rand(3),
         "model": model.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
@@ -101,6 +107,11 @@ def train(folder, signals=(), ranks=2):
         "noise": model.training_latent(2),
         "history": metrics.history,
     }
+
+
+def groups():
+    """How many groups of processes there are."""
+    return len(dist.distributed_c10d._world.pg_map)
 
 
 def files(folder):
@@ -126,6 +137,11 @@ def test_the_ranks_share_all_but_their_own_random_numbers(straight):
     assert first["history"] == second["history"]
 
 
+def test_nothing_is_left_in_the_background_and_no_batch_waits_for_signals(ranks, straight):
+    assert [outcome["broadcasts"] for outcome in straight[0]] == [0, 0]
+    assert ranks.run(groups) == [1, 1]
+
+
 @pytest.mark.parametrize("of_rank", [0, 1])
 @pytest.mark.parametrize(
     ("number", "stop"), [(signal.SIGTERM, "SIGTERMException"), (signal.SIGINT, "SystemExit")]
@@ -135,8 +151,10 @@ def test_a_signal_to_one_rank_stops_all_and_nothing_is_lost(
 ):
     stopped = ranks.run(train, str(tmp_path), [(int(number), 4, of_rank)])
     assert stopped == [stop, stop]
+    assert ranks.run(groups) == [1, 1]
     saved = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
-    assert saved["global_step"] == 4
+    # The signal came in the batch of the fourth step; in the next, a critic step, all know.
+    assert (saved["global_step"], saved["training_state"]["critic_steps_taken"]) == (4, 1)
     outcomes = ranks.run(train, str(tmp_path))
     for outcome, expected in zip(outcomes, straight[0], strict=True):
         outcome = dict(outcome)
