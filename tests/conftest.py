@@ -1,10 +1,18 @@
 """Options and fixtures shared by all tests."""
 
 import pytest
+import torch
+from benchmarks.table import Table
 
 
 def pytest_addoption(parser):
     parser.addoption("--run-slow", action="store_true", help="run the tests marked slow, too")
+    parser.addoption("--table", metavar="FILE", help="write the benchmarks' figures as Markdown")
+
+
+def pytest_configure(config):
+    if path := config.getoption("--table"):
+        config.pluginmanager.register(Table(path, config.invocation_params.args))
 
 
 def pytest_collection_modifyitems(config, items):
@@ -14,3 +22,11 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

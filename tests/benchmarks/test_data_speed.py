@@ -62,7 +62,7 @@ def compare(record_property, name, data, items):
         for _, batch in zip(range(batches), loader, strict=False):
             assert batch[0].dtype == torch.float32
 
-    rounds = interleaved({"ours": ours, "items": per_item}, rounds=5)
+    rounds = interleaved({"ours": ours, "items": per_item}, rounds=3)
     ratio = median_ratio(rounds, lambda seconds: seconds["items"] / seconds["ours"])
     report(record_property, f"{name}: images per second, ours / per item", ratio, at_least=20)
 

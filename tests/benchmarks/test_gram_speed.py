@@ -25,7 +25,7 @@ from lightning_igm.networks import DCGANCritic, DCGANGenerator, MLPCritic, MLPGe
 
 pytestmark = pytest.mark.slow
 BATCH = 200
-ROUNDS = 6
+ROUNDS = 4
 ADAM = partial(torch.optim.Adam, lr=1e-4, betas=(0.5, 0.999))
 
 

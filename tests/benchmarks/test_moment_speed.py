@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(("data", "limit"), [("color_mnist", 2.5), ("cifar10", 3.5)])
 def test_critic_update_costs_a_few_of_a_gans(data, limit, record_property):
     updates = make_updates(data)
-    rounds = interleaved({"gan": updates.gan_critic, "molm": updates.molm_critic}, rounds=5)
+    rounds = interleaved({"gan": updates.gan_critic, "molm": updates.molm_critic}, rounds=3)
     ratio = median_ratio(rounds, lambda seconds: seconds["molm"] / seconds["gan"])
     report(record_property, f"{data}: MoLM / GAN critic update", ratio, at_most=limit)
 
@@ -67,7 +67,7 @@ def test_squared_norms_take_half_the_memory_of_every_images_gradient(data, recor
 def test_iteration_costs_little_more_than_a_gans(data, images, record_property):
     updates = make_updates(data)
     names = ["gan_critic", "gan_generator", "molm_critic", "molm_generator", "data_batch"]
-    rounds = interleaved({name: getattr(updates, name) for name in names}, rounds=5)
+    rounds = interleaved({name: getattr(updates, name) for name in names}, rounds=3)
     batches = -(-images // len(updates.real))
 
     def ratio(seconds):

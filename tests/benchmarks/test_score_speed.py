@@ -1,6 +1,5 @@
 """Scores by one pass against torchmetrics as its documentation shows it, and their memory."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -17,17 +16,13 @@ from lightning_igm.metrics.collection import Measures, collect
 from lightning_igm.metrics.frechet import moments
 from lightning_igm.metrics.summary import ScoreSettings, summarize
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore"),
+]
 
 COUNT, BATCH = 2100, 16
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def covariances(count=4200, size=2048):
@@ -38,14 +33,13 @@ def covariances(count=4200, size=2048):
 
 
 def test_frechet_distance_is_faster_than_torchmetrics(record_property):
-    torch.set_num_threads(os.cpu_count())
     arguments = covariances()
     values = {}
     functions = {
         "ours": lambda: values.update(ours=frechet_distance(*arguments)),
         "torchmetrics": lambda: values.update(theirs=_compute_fid(*arguments)),
     }
-    rounds = interleaved(functions, 1)  # A minute of theirs.
+    rounds = interleaved(functions, 1, processor_time=True)
     assert float(values["ours"]) == pytest.approx(float(values["theirs"]), rel=1e-4)
     ratio = median_ratio(rounds, lambda s: s["torchmetrics"] / s["ours"])
     name = "frechet_distance at 2048: torchmetrics / ours"
@@ -100,7 +94,7 @@ def test_one_pass_for_all_is_faster_than_torchmetrics_three_inceptions(record_pr
             "our scores": lambda: our_scores(real, fake, logits),
             "their scores": lambda: torchmetrics_scores(real, fake, logits),
         }
-        rounds = interleaved(functions, 1)
+        rounds = interleaved(functions, 1, processor_time=True)
 
     def ratio(passes):
         def of(s):

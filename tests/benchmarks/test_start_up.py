@@ -13,7 +13,7 @@ import pytest
 from timing import report
 
 ROOT = Path(__file__).parents[2]
-ROUNDS = 5
+ROUNDS = 3
 
 
 def processor_seconds(*arguments):

@@ -1,0 +1,50 @@
+"""What options of torch change in the time of an update."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from bare_loop import loop_over_noise
+from timing import interleaved, median_ratio, report
+
+from lightning_igm.cli import main
+from lightning_igm.modules.compilation import check_compiler, compile_in_place
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+PRESET = Path(__file__).parents[2] / "configs" / "sngan" / "digits.yaml"
+FUSED = [f"--model.{player}_optimizer.fused=true" for player in ("generator", "critic")]
+
+
+def loop(*arguments):
+    model = main(["--config", str(PRESET), *arguments], run=False).model
+    return loop_over_noise(model, batch_size=50, size=16)
+
+
+def compiled():
+    check_compiler(True, torch.device("cpu"))
+    with_compiled = loop()
+    compile_in_place(with_compiled.model.compiled_networks(), True)
+    return with_compiled
+
+
+def channels_last():
+    with_format = loop()
+    with_format.model.to(memory_format=torch.channels_last)
+    return with_format
+
+
+OPTIONS = {
+    "compiled": compiled,
+    "fused Adam": lambda: loop(*FUSED),
+    "channels last": channels_last,
+}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize("option", OPTIONS)
+def test_option(option, record_property):
+    loops = {"plain": loop(), option: OPTIONS[option]()}
+    functions = {name: each.both_updates for name, each in loops.items()}
+    rounds = interleaved(functions, rounds=15, processor_time=True)
+    ratio = median_ratio(rounds, lambda seconds: seconds[option] / seconds["plain"])
+    report(record_property, f"digits, SNGAN: update {option} / plain", ratio)
