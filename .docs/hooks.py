@@ -55,8 +55,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what is generated."""
     for page, source in COPIES.items():
         text = (ROOT / source).read_text()
-        # Pictures have another place on the site; files of the repository have none.
-        text = text.replace(".github/images/", "images/")
+        # Pictures and pages have another place on the site; files of the repository have none.
+        text = text.replace(".github/images/", "images/").replace(".docs/pages/", "")
         text = re.sub(r"notebooks/(\w+)\.ipynb", r"notebooks/\1.md", text)
         files.append(File.generated(config, page, content=text))
     for picture in sorted((ROOT / ".github" / "images").glob("*.png")):
