@@ -81,8 +81,6 @@ def _trained(todo: Sequence[list[Cell]], folder: Path, processes: int) -> Iterat
                 yield group
         return
     context = get_context("spawn")
-    for name, value in _ALLOCATOR.items():
-        os.environ.setdefault(name, value)
     with ProcessPoolExecutor(processes, context, initializer=_start_worker) as pool:
         jobs = {pool.submit(train, group, folder): group for group in todo}
         try:
@@ -91,10 +89,6 @@ def _trained(todo: Sequence[list[Cell]], folder: Path, processes: int) -> Iterat
                 yield jobs[job]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-# Else glibc gives freed memory back in every iteration, and gets it anew page by page.
-_ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(2**29), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 
 
 def _start_worker() -> None:
