@@ -1,11 +1,9 @@
 """A progress bar that counts generator steps."""
 
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
-
-from lightning_igm.modules.base import ImplicitGenerativeModule
 
 __all__ = ["GeneratorProgressBar"]
 
@@ -54,5 +52,5 @@ class GeneratorProgressBar(TQDMProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         logged = trainer.callback_metrics
-        latest = cast(ImplicitGenerativeModule, pl_module).latest
+        latest = getattr(pl_module, "latest", {})
         return metrics | {name: value.item() for name, value in latest.items() if name in logged}

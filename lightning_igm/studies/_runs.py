@@ -15,14 +15,11 @@ __all__ = ["read_timed_curve", "score_all", "train_all"]
 _DIVERGED = "is not finite at generator step"
 
 
-def train_all(
-    runs: Mapping[Path, tuple[str, int]], extra: Sequence[str], processes: int = 2
-) -> list[Path]:
+def train_all(runs: Mapping[Path, Sequence[str]], processes: int = 2) -> list[Path]:
     """Train presets, in the order given, unless they are done; note their processor times.
 
     Args:
-        runs: Preset and seed of each run's folder.
-        extra: More arguments of ``igm fit``, for all of them.
+        runs: Arguments of ``igm fit`` by each run's folder.
         processes: Runs at a time, a thread each.
 
     Returns:
@@ -32,7 +29,7 @@ def train_all(
         RuntimeError: A run failed for another reason.
     """
     with ThreadPoolExecutor(processes) as pool:
-        jobs = [pool.submit(_train, *run, folder, extra) for folder, run in runs.items()]
+        jobs = [pool.submit(_train, folder, words) for folder, words in runs.items()]
         finished = [job.result() for job in jobs]
     return [folder for folder, sound in zip(runs, finished, strict=True) if not sound]
 
@@ -71,16 +68,15 @@ def _igm(arguments: Sequence[str], log: Path) -> tuple[int, float]:
     return process.returncode, usage.ru_utime + usage.ru_stime
 
 
-def _train(preset: str, seed: int, folder: Path, extra: Sequence[str]) -> bool:
+def _train(folder: Path, words: Sequence[str]) -> bool:
     """Train one; whether all its losses were finite."""
     times, log = folder / "seconds.txt", folder / "log.txt"
     if not times.exists():
-        arguments = ["fit", "--config", preset, f"--run.dir={folder}", "--ckpt_path=last"]
-        arguments += [f"--seed_everything={seed}", "--trainer.enable_progress_bar=false", *extra]
+        arguments = ["fit", *words, f"--run.dir={folder}", "--ckpt_path=last"]
         folder.mkdir(parents=True, exist_ok=True)
-        status, seconds = _igm(arguments, log)
+        status, seconds = _igm([*arguments, "--trainer.enable_progress_bar=false"], log)
         if status and _DIVERGED not in log.read_text():
-            raise RuntimeError(f"{preset} with seed {seed} failed; see {log}")
+            raise RuntimeError(f"igm fit {' '.join(words)} failed; see {log}")
         times.write_text(f"{seconds:.1f}\n")
     return _DIVERGED not in log.read_text()
 

@@ -46,6 +46,7 @@ METHODS = {
 """Preset of each method."""
 
 _NO_CRITIC = ("MMD-net", "MMD-net in codes")
+_WATCH = ["--trainer.callbacks+=CriticSpectrum", "--trainer.callbacks.every_n_steps=100"]
 
 
 class Run(NamedTuple):
@@ -113,22 +114,6 @@ def _write_scores(methods: Mapping[str, Sequence[Run | None]], path: Path) -> No
                     writer.writerows([name, number, *row, run.fid.seconds] for row in rows)
 
 
-def _train(
-    folders: Mapping[tuple[str, int], Path], extra: Sequence[str], processes: int
-) -> list[Path]:
-    """Train, critics with an eye on their condition numbers; the folders that diverged."""
-    watch = ["--trainer.callbacks+=CriticSpectrum", "--trainer.callbacks.every_n_steps=100"]
-    diverged = []
-    for watched in (True, False):
-        jobs = {
-            folder: (METHODS[name], seed)
-            for (name, seed), folder in folders.items()
-            if (name not in _NO_CRITIC) == watched
-        }
-        diverged += train_all(jobs, [*(watch if watched else []), *extra], processes)
-    return diverged
-
-
 def _read(folder: Path, final: Mapping[str, Curve]) -> Run:
     try:
         condition = read_timed_curve(folder, "critic_condition_number").score.max()
@@ -158,7 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> str:
         for seed in known.seeds
         for name in known.methods
     }
-    diverged = _train(folders, extra, known.processes)
+    jobs = {}
+    for (name, seed), folder in folders.items():
+        watch = [] if name in _NO_CRITIC else _WATCH
+        jobs[folder] = ["--config", METHODS[name], f"--seed_everything={seed}", *watch, *extra]
+    diverged = train_all(jobs, known.processes)
     sound = [folder for folder in folders.values() if folder not in diverged]
     score_all(sound, ["fid", "kid", "ms_ssim"], known.processes)
     final = read_final(sound, "validate")

@@ -70,11 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> str:
         for name in PRESETS
     }
     jobs = {
-        folders[position]: (PRESETS[name], seed)
+        folders[position]: ["--config", PRESETS[name], f"--seed_everything={seed}", *extra]
         for position, seed in enumerate(known.seeds)
         for name, folders in runs.items()
     }
-    if diverged := train_all(jobs, extra, known.processes):
+    if diverged := train_all(jobs, known.processes):
         raise RuntimeError(f"a loss was not finite; see {diverged[0] / 'log.txt'}")
     curves = {
         name: [read_timed_curve(folder) for folder in folders] for name, folders in runs.items()

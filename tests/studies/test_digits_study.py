@@ -68,7 +68,7 @@ def test_diverged_run_is_no_failure_of_the_study(tmp_path):
     folder.mkdir()
     (folder / "seconds.txt").write_text("3.0\n")
     (folder / "log.txt").write_text("error: critic_loss is not finite at generator step 3; ...\n")
-    assert train_all({folder: ("configs/gan/digits.yaml", 0)}, []) == [folder]
+    assert train_all({folder: ["--config", "gan/digits"]}) == [folder]
 
 
 def test_every_preset_is_there():
