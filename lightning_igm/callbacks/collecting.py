@@ -92,7 +92,8 @@ def collect_real(
     """Collect rows of all real images of a split, or take them from the folder's file.
 
     The file's name depends on the data set, the split and every image as the extractor sees it, so
-    that no preparation is left out; on the extractor and its weights; and on what is collected.
+    that no preparation is left out; on the extractor, its weights and its compiler; and on what is
+    collected.
 
     Args:
         measures: What to collect.
@@ -160,6 +161,7 @@ def _key(
         "split": split,
         "images": _fingerprint(data, device, split),
         "extractor": identity(measures.extractor),
+        "compile": measures.compiler,
         "digits": None if measures.digits is None else identity(measures.digits),
         "rows": sorted(measures.names),
         "sums": sums,

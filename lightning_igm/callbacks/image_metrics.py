@@ -35,6 +35,7 @@ from lightning_igm.metrics.summary import (
     needs,
     summarize,
 )
+from lightning_igm.modules.compilation import check_compiler, compile_in_place
 
 _DEFAULTS: dict[str, tuple[Score, ...]] = {
     "color_mnist": ("fid", "kid", "colors"),
@@ -86,6 +87,9 @@ class ImageMetrics(Evaluation):
         pairs: Pairs of images for MS-SSIM.
         cache_dir: Folder of what is kept of the real images; by default ``scores`` in the folder of
             the data, and nowhere for data that have none.
+        compile: Whether to compile the extractor; or the name of another backend of
+            ``torch.compile`` than its default. Its features are those of the eager one but for
+            rounding, and what is kept of the real images is kept apart.
 
     Attributes:
         history: One row per evaluation: ``step``, ``fid``, ``fid_std`` and so on.
@@ -118,6 +122,7 @@ class ImageMetrics(Evaluation):
         is_splits: int = 10,
         pairs: int = 10_000,
         cache_dir: str | Path | None = None,
+        compile: bool | str = False,  # noqa: A002 - as torch calls it
     ) -> None:
         super().__init__(every_n_steps)
         if batch_size < 1:
@@ -132,6 +137,7 @@ class ImageMetrics(Evaluation):
         self.split: Split = one_of("split", split, ("train", "test"))
         self.weights: Weights = one_of("weights", weights, ("average", "raw"))
         self.cache_dir = cache_dir
+        self.compiler = compile
         self._check_generated()
         self._protocol: dict[str, Any] = {}
         self._digits: dict[str, nn.Module] = {}
@@ -163,7 +169,7 @@ class ImageMetrics(Evaluation):
         with measurement(pl_module.device, self.settings.seed):
             real = self._real_collection(trainer, pl_module.device, extractor, scores)
             fake = collect_generated(
-                Measures(extractor, needs(scores, "generated")),
+                Measures(extractor, needs(scores, "generated"), self.compiler),
                 trainer,
                 pl_module,
                 num_samples=count,
@@ -191,6 +197,7 @@ class ImageMetrics(Evaluation):
             "batch_size": self.batch_size,
             "weights": self.weights,
             "extractor": identity(extractor),
+            "compile": self.compiler,
             **asdict(self.settings),
         }
         return outcome
@@ -199,7 +206,8 @@ class ImageMetrics(Evaluation):
         """Forget the checkpoint of an earlier run; see whether scores can be made, and make sense.
 
         Raises:
-            ValueError: There are too few images, or the extractor's weights are not right.
+            ValueError: There are too few images, or the extractor's weights or its compiler are not
+            right.
             OSError: They are missing and cannot be downloaded.
         """
         super().setup(trainer, pl_module, stage)
@@ -215,6 +223,9 @@ class ImageMetrics(Evaluation):
             extractor = self._extractor(trainer)
             prepare(extractor)
             self._check_real(trainer, extractor, scores)
+            if self.compiler:
+                check_compiler(self.compiler, pl_module.device)
+                compile_in_place([extractor], self.compiler)
 
     def table(self) -> str:
         """Format ``history`` as text, with what the scores depend on below."""
@@ -255,7 +266,7 @@ class ImageMetrics(Evaluation):
         source = (data, extractor, scores)
         if self._real is None or self._real_source != source:
             self._real = collect_real(
-                Measures(extractor, needs(scores, "real")),
+                Measures(extractor, needs(scores, "real"), self.compiler),
                 trainer,
                 device,
                 split=self.split,

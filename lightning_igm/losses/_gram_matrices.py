@@ -60,7 +60,7 @@ class GramMatrices:
 
 
 def gram_matrices(
-    denominator: Tensor, numerator: Tensor, sigmas: Sequence[float] | Tensor
+    denominator: Tensor, numerator: Tensor, sigmas: float | Sequence[float] | Tensor
 ) -> GramMatrices:
     """Gram matrices of ``k(a, b) = exp(-||a - b||^2 / (2 sigma^2))``.
 
@@ -71,7 +71,7 @@ def gram_matrices(
     Args:
         denominator: Features ``(..., N_q, K)``; ``(N_q,)`` counts as K = 1.
         numerator: Features ``(..., N_p, K)``.
-        sigmas: Standard deviations, L numbers or a tensor ``(L,)`` or ``(..., L)``.
+        sigmas: Standard deviations: a number, L numbers or a tensor ``(L,)`` or ``(..., L)``.
 
     Raises:
         ValueError: The features do not fit, there are fewer than two of a kind, or a sigma is not
@@ -175,12 +175,14 @@ def _gathered(points: Tensor) -> Tensor:
     return gather(points.movedim(-2, 0)).movedim(0, -2)
 
 
-def _rates(sigmas: Sequence[float] | Tensor, like: Tensor) -> Tensor:
+def _rates(sigmas: float | Sequence[float] | Tensor, like: Tensor) -> Tensor:
     """``-1 / sigma^2``, ``(..., L, 1, 1)``; sigmas on a GPU are taken as they are."""
     if isinstance(sigmas, Tensor):
         if sigmas.device.type == "cpu" and (sigmas <= 0).any():
             raise ValueError(f"sigmas: {sigmas.tolist()} is not allowed; it must be above 0")
         return -sigmas.to(like).square().reciprocal()[..., None, None]
+    if isinstance(sigmas, int | float):
+        sigmas = [sigmas]
     if not sigmas:
         raise ValueError("sigmas: [] is not allowed; it must have one bandwidth or more")
     rates = [-1 / above_zero("sigmas", sigma) ** 2 for sigma in sigmas]

@@ -51,7 +51,7 @@ _LARGEST_RATIO = 1e9
 def density_ratio(
     denominator: Tensor,
     numerator: Tensor,
-    sigmas: Sequence[float] | Tensor,
+    sigmas: float | Sequence[float] | Tensor,
     jitter: float = 1e-3,
 ) -> Tensor:
     """Ratio p / q of two densities at the samples of q, by kernel mean matching.
@@ -67,7 +67,7 @@ def density_ratio(
     Args:
         denominator: Features ``(..., N_q, K)`` of samples of q; ``(N_q,)`` counts as K = 1.
         numerator: Features ``(..., N_p, K)`` of samples of p.
-        sigmas: Standard deviations of the Gaussian kernels, L numbers or a tensor.
+        sigmas: Standard deviations of the Gaussian kernels: a number, L numbers or a tensor.
         jitter: Added to the diagonal.
 
     Returns:
@@ -227,7 +227,7 @@ def ratio_error(
     denominator: Tensor,
     numerator: Tensor,
     ratio: Tensor,
-    sigmas: Sequence[float] | Tensor,
+    sigmas: float | Sequence[float] | Tensor,
     jitter: float = 1e-3,
     *,
     clip: bool = False,

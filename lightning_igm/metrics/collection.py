@@ -64,11 +64,15 @@ class Measures(nn.Module):
     Args:
         extractor: See :mod:`lightning_igm.metrics.extractors`.
         names: Rows to make: ``features``, ``logits``, ``images``, ``colors``, ``modes``.
+        compiler: What the extractor was compiled with, if it was.
     """
 
-    def __init__(self, extractor: nn.Module, names: Iterable[str]) -> None:
+    def __init__(
+        self, extractor: nn.Module, names: Iterable[str], compiler: bool | str = False
+    ) -> None:
         super().__init__()
         self.extractor = extractor
+        self.compiler = compiler
         self.names = frozenset(names)
         self.digits = DigitClassifier.pretrained("mnist") if "modes" in self.names else None
 

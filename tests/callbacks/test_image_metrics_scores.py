@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_gan import TinyExtractor, TinyGAN, TinyImages, fitted_state, tiny_trainer
 from torch import nn
+from torch._dynamo.utils import counters
 
 from lightning_igm.callbacks.ema import GeneratorEMA
 from lightning_igm.callbacks.image_metrics import ImageMetrics
@@ -115,6 +116,26 @@ def test_validate_and_test_use_their_own_number_of_samples(tmp_path):
     trainer.validate(gan, datamodule=Images(), verbose=False)
     assert metrics.protocol["num_samples"] == 70
     assert "70 generated and 40 training images, extractor Extractor" in metrics.table()
+
+
+def test_a_compiled_extractor_gives_the_same_scores_and_shares_no_cache(tmp_path):
+    scores = {}
+    for backend in (False, "aot_eager"):
+        torch._dynamo.reset()
+        counters.clear()
+        metrics = metrics_of(cache_dir=tmp_path / "cache", compile=backend)
+        scores[backend] = validated(tmp_path / str(backend), metrics)
+        # The extractor's graph, and that of the pass that tries the backend.
+        assert (counters["stats"]["unique_graphs"] > 1) == bool(backend)
+        assert metrics.protocol["compile"] == backend
+    assert scores["aot_eager"] == pytest.approx(scores[False], rel=1e-4, abs=1e-7)
+    assert len(list((tmp_path / "cache").glob("*.pt"))) == 2
+
+
+def test_an_unknown_compiler_of_the_extractor_is_one_line_at_start(tmp_path):
+    with pytest.raises(ValueError, match=r"^compile: no_such_backend is not allowed here") as error:
+        validated(tmp_path, metrics_of(compile="no_such_backend"))
+    assert "\n" not in str(error.value)
 
 
 def test_the_raw_generator_can_be_scored(tmp_path):
@@ -322,6 +343,7 @@ def test_the_protocol_says_what_scores_depend_on(tmp_path):
         "num_samples": 30,
         "batch_size": 8,
         "weights": "average",
+        "compile": False,
         "kid_subset_size": 10,
         "kid_subsets": 4,
         "is_splits": 3,

@@ -107,6 +107,11 @@ def test_exact_values(sigmas):
     assert losses == pytest.approx(expected["losses"], abs=1e-10)
 
 
+@pytest.mark.parametrize("one", [2, 2.0, torch.tensor(2.0), torch.tensor([2.0])])
+def test_one_bandwidth_needs_no_list(one):
+    assert torch.equal(density_ratio(Q, P, one), density_ratio(Q, P, [2.0]))
+
+
 @pytest.mark.parametrize("sigmas", TABLE)
 def test_exact_values_in_float32(sigmas):
     ratio = density_ratio(Q.float(), P.float(), sigmas)
@@ -440,6 +445,7 @@ def test_the_root_is_steep_at_zero_no_more_than_delta_allows():
         ({"sigmas": [1.0, 0.0]}, r"^sigmas: 0.0 is not allowed; it must be above 0"),
         ({"sigmas": [-1.0]}, r"^sigmas: -1.0 is not allowed"),
         ({"sigmas": [math.nan]}, r"^sigmas: nan is not allowed"),
+        ({"sigmas": 0}, r"^sigmas: 0 is not allowed; it must be above 0"),
         ({"sigmas": torch.tensor([1.0, 0.0])}, r"^sigmas: \[1.0, 0.0\] is not allowed"),
         ({"jitter": 0.0}, r"^jitter: 0.0 is not allowed; it must be above 0"),
         ({"jitter": -1e-3}, r"^jitter: -0.001 is not allowed"),

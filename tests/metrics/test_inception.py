@@ -12,6 +12,7 @@ import torch
 
 from lightning_igm.metrics import InceptionV3
 from lightning_igm.metrics.extractors import extract, identity
+from lightning_igm.modules.compilation import compile_in_place
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,18 @@ def test_features_and_logits_are_the_references(extractor, weights):
         assert torch.equal(mine, theirs)
         assert mine.std() > 0.1
     assert identity(extractor).startswith("InceptionV3-")
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_compiled_features_and_logits_are_the_same(extractor, weights):
+    compiled = InceptionV3(weights, sha256=None)
+    compile_in_place([compiled], "aot_eager")
+    # Of two sizes: the second is another graph's.
+    for count in (2, 3):
+        inputs = images(count=count)
+        for mine, eager in zip(extract(compiled, inputs), extract(extractor, inputs), strict=True):
+            torch.testing.assert_close(mine, eager, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
