@@ -68,7 +68,8 @@ class Saved(NamedTuple):
 
     def is_finished(self, max_steps: int, max_epochs: int | None) -> bool:
         """Whether a run with these limits ends here; a checkpoint of the end is its very last."""
-        epochs = self.content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        loop = self.content["loops"].get("fit_loop")
+        epochs = loop["epoch_progress"]["current"]["processed"] if loop else 0
         return 0 <= max_steps <= self.content["global_step"] or (
             max_epochs is not None and 0 <= max_epochs <= epochs
         )
@@ -86,18 +87,24 @@ def read(path: Path, *, weights_only: bool = True) -> Saved:
     """
     content: Any = None
     try:
-        if zipfile.is_zipfile(path):
+        if zipfile.is_zipfile(path) and _is_whole(path):
             content = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
     except UnpicklingError as error:
         raise ValueError(
             f"ckpt_path: {str(path)!r} is refused; it holds more than tensors and plain data, and "
             "to load it could execute code"
         ) from error
-    except (RuntimeError, EOFError, KeyError):
-        pass
+    except Exception:  # Of what is damaged torch makes errors of any kind.
+        content = None
     if not isinstance(content, dict) or not {"state_dict", "global_step", "loops"} <= set(content):
         raise ValueError(f"ckpt_path: {str(path)!r} is damaged, or not a checkpoint of a run")
     return Saved(path, content)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether all sums of a file are right; torch does not look at them."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip() is None
 
 
 def last_good(folder: Path, model: LightningModule, *, weights_only: bool = True) -> Saved | None:

@@ -1,8 +1,20 @@
 """Checks of arguments: one line with the argument, its value and what is allowed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["above_zero", "non_negative", "one_of", "positive", "supported_precision"]
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+
+__all__ = [
+    "above_zero",
+    "checkpoint_has_all",
+    "non_negative",
+    "one_of",
+    "positive",
+    "supported_precision",
+    "supported_trainer",
+]
 
 
 def positive(name: str, value: int, *, zero: bool = False) -> int:
@@ -52,13 +64,54 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> Any:
 
 
 def supported_precision(value: Any) -> None:
-    """Check that a trainer's precision is not float16, mixed or true.
+    """Check that a trainer's precision keeps weights in float32 or better, and is not float16.
 
     Raises:
         ValueError: It is.
     """
-    if str(value) in ("16", "16-mixed", "16-true"):
+    name = str(value)
+    if name in ("16", "16-mixed", "16-true"):
+        reason = "gradients of gradients underflow in float16"
+    elif name == "bf16-true" or name.startswith("transformer-engine"):
+        reason = "small updates are lost in weights of so few digits"
+    else:
+        return
+    raise ValueError(
+        f"trainer.precision: {value!r} is not supported ({reason}); use '32-true', 'bf16-mixed' or "
+        "'64-true'"
+    )
+
+
+def supported_trainer(trainer: Any) -> None:
+    """Check a trainer's precision, and that its strategy leaves networks whole on every process.
+
+    Raises:
+        ValueError: It does not.
+    """
+    supported_precision(trainer.precision)
+    strategy = trainer.strategy
+    whole = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
+    if not whole or isinstance(strategy, DeepSpeedStrategy):
         raise ValueError(
-            f"trainer.precision: {value!r} is not supported (gradients of gradients underflow in "
-            "float16); use '32-true', 'bf16-mixed' or '64-true'"
+            f"trainer.strategy: {type(strategy).__name__} is not supported (losses and gradients "
+            "are exact where every process has all weights); use 'auto' or 'ddp'"
         )
+
+
+@contextmanager
+def checkpoint_has_all(where: str) -> Iterator[None]:
+    """Say of what the body does not find in a checkpoint that the checkpoint is of another version.
+
+    Args:
+        where: The part of the checkpoint.
+
+    Raises:
+        ValueError: The body raised a KeyError.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(
+            f"ckpt_path: the checkpoint has no {error} in {where}; another version of "
+            "lightning_igm or another method wrote it, go on with that"
+        ) from error

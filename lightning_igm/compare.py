@@ -4,13 +4,15 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from lightning_igm.run import CONFIG, METRICS, SCORE_FILE
 
@@ -173,8 +175,9 @@ def console(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     runs = []
     for word in given.runs:
-        label, _, folder = word.rpartition("=")
-        runs.append((label or None, Path(folder)))
+        # A folder may have a = in its name.
+        label, _, folder = ("", "", word) if Path(word).is_dir() else word.partition("=")
+        runs.append((label or None, Path(folder or word)))
     try:
         print(compare(runs, given.scores, given.out, given.stage), end="")
     except ModuleNotFoundError as error:
@@ -187,10 +190,15 @@ def console(arguments: Sequence[str] | None = None) -> None:
 
 def _grouped(runs: Sequence[tuple[str | None, Path]]) -> dict[str, list[Path]]:
     groups: dict[str, list[Path]] = {}
-    names: dict[str, str] = {}
+    settings = {folder: _settings(folder) for label, folder in runs if not label}
+    firsts = {text: folder for folder, text in reversed(settings.items())}
+    names = [folder.name for folder in firsts.values()]
     for label, folder in runs:
-        name = label or names.setdefault(_settings(folder), folder.name)
-        groups.setdefault(name, []).append(folder)
+        if not label:
+            first = firsts[settings[folder]]
+            # Runs of different methods may have folders of one name.
+            label = first.name if names.count(first.name) == 1 else str(first)
+        groups.setdefault(label, []).append(folder)
     return groups
 
 
@@ -199,12 +207,13 @@ def _settings(folder: Path) -> str:
     path = folder / CONFIG
     if not path.is_file():
         return str(folder)
-    config: Any = OmegaConf.load(path)
-    for key in ("seed_everything", "run"):
-        config.pop(key, None)
-    if "trainer" in config:
-        config.trainer.pop("default_root_dir", None)
-    return OmegaConf.to_yaml(config, sort_keys=True)
+    with _naming(path):
+        config: Any = OmegaConf.load(path)
+        for key in ("seed_everything", "run"):
+            config.pop(key, None)
+        if config.get("trainer"):
+            config.trainer.pop("default_root_dir", None)
+        return OmegaConf.to_yaml(config, sort_keys=True)
 
 
 def _read(folder: Path) -> dict[str, Curve]:
@@ -212,14 +221,24 @@ def _read(folder: Path) -> dict[str, Curve]:
     path = folder / METRICS
     if not path.is_file():
         raise ValueError(f"{folder}: no run is there; {METRICS} is missing")
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
     columns = {}
-    for name in rows[0] if rows else ():
-        points = [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
-        if points and name != "step":
-            columns[name] = Curve(*np.array(points).T)
+    with _naming(path), path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+        for name in rows[0] if rows else ():
+            points = [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
+            if points and name != "step":
+                columns[name] = Curve(*np.array(points).T)
     return columns
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say which file cannot be read: an error of the body shows as one line with its name."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, csv.Error, YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: it is not what a run writes ({reason})") from error
 
 
 def _column(columns: Mapping[str, Curve], name: str, file: Path) -> Curve:
@@ -243,24 +262,29 @@ def read_final(folders: Sequence[Path], stage: Stage) -> dict[Path, dict[str, Cu
     protocol: dict[str, Any] | None = None
     for folder in folders:
         path = folder / SCORE_FILE
-        entries = json.loads(path.read_text()) if path.is_file() else []
-        mine = [entry for entry in entries if entry["stage"] == stage]
+        with _naming(path):
+            entries = json.loads(path.read_text()) if path.is_file() else []
+            mine = [
+                (entry, dict(entry["protocol"])) for entry in entries if entry["stage"] == stage
+            ]
         if not mine:
             raise ValueError(f"{folder}: no scores of {stage} in {SCORE_FILE}; run igm {stage}")
-        entry = mine[-1]
-        protocol = protocol or entry["protocol"]
-        for name, value in entry["protocol"].items():
-            if name != "weights" and value != protocol.get(name):
+        entry, own = mine[-1]
+        protocol = protocol or own
+        for name in sorted({*protocol, *own} - {"weights"}):
+            value = own.get(name)
+            if value != protocol.get(name):
                 raise ValueError(
                     f"{folder}: {name} was {value!r}, and {protocol.get(name)!r} in {folders[0]}; "
                     "only runs that were scored alike can be compared"
                 )
-        step = np.array([entry["step"]])
-        columns[folder] = {
-            name: Curve(step, np.array([np.nan if entry[name] is None else entry[name]]))
-            for name in SCORES
-            if name in entry
-        }
+        with _naming(path):
+            step = np.array([float(entry["step"])])
+            columns[folder] = {
+                name: Curve(step, np.array([float("nan" if entry[name] is None else entry[name])]))
+                for name in SCORES
+                if name in entry
+            }
     return columns
 
 

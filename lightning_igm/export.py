@@ -1,9 +1,12 @@
 """A generator as a file for other programs."""
 
 import argparse
+import os
+import sys
 import warnings
 from collections.abc import Sequence
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +52,7 @@ class QuantisedGenerator(nn.Module):
                 f"generator: {type(model.generator).__name__} states no range of values; give it "
                 "an attribute value_range, or end it with a sigmoid or tanh"
             )
-        self.generator = model.generator
+        self.generator = model.image_generator
         self.value_range = value_range
         self.uniform = model.latent_distribution == "uniform"
         self.noise = "uniform_0_1" if self.uniform else "normal"
@@ -67,6 +70,7 @@ def export(model: ImplicitGenerativeModule, path: str | Path) -> None:
 
     A ``.pth`` file is a :class:`QuantisedGenerator` in TorchScript, which torch-fidelity's command
     takes; a ``.pt2`` file is the generator itself, latents to float images, by ``torch.export``.
+    Images of codes are decoded in either.
 
     Args:
         model: Whose generator.
@@ -83,7 +87,7 @@ def export(model: ImplicitGenerativeModule, path: str | Path) -> None:
     example = model.sample_latent(2)
     if path.suffix == ".pt2":
         batch = ({0: torch.export.Dim("batch")},)
-        program = torch.export.export(model.generator, (example,), dynamic_shapes=batch)
+        program = torch.export.export(model.image_generator, (example,), dynamic_shapes=batch)
         with replacing(path, "wb") as file:
             torch.export.save(program, file)
         return
@@ -108,7 +112,16 @@ def console(arguments: Sequence[str]) -> None:
         "out", type=Path, help=".pth: TorchScript for torch-fidelity; .pt2: torch.export"
     )
     parser.add_argument("--weights", choices=("average", "raw"), default="average")
+    parser.add_argument(
+        "--import", dest="module", help="module of the run's class, if it is one of your own"
+    )
     given = parser.parse_args(arguments)
+    if given.module is not None:
+        sys.path.insert(0, os.getcwd())
+        try:
+            import_module(given.module)
+        except ImportError as error:
+            raise ValueError(f"import: {given.module!r} cannot be imported ({error})") from error
     model = load(given.run, given.weights)
     export(model, given.out)
     if given.out.suffix == ".pth":

@@ -6,7 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["remove_unfinished", "replacing"]
+__all__ = ["LOCK", "remove_unfinished", "replacing"]
+
+LOCK = ".lock"
+"""Name of the file that tells a process that a folder is in use."""
 
 
 @contextmanager
@@ -45,6 +48,10 @@ def replacing(path: Path, mode: str = "w", keep: Path | None = None) -> Iterator
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left unfinished, anywhere in a folder."""
-    for path in folder.rglob(".*.part"):
-        path.unlink(missing_ok=True)
+    """Remove what killed processes left unfinished in a folder and the folders directly in it.
+
+    Those that are locked by themselves are other runs'.
+    """
+    for path in (*folder.glob(".*.part"), *folder.glob("*/.*.part")):
+        if path.parent == folder or not (path.parent / LOCK).exists():
+            path.unlink(missing_ok=True)

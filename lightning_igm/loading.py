@@ -1,16 +1,23 @@
 """A trained model from its run's folder."""
 
 import os
+import sys
+from argparse import ArgumentError
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_igm.checkpoints import LAST, read
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_igm.checkpoints import LAST, PREVIOUS, Saved, read
 from lightning_igm.checks import one_of
 from lightning_igm.modules.base import ImplicitGenerativeModule
 from lightning_igm.run import CHECKPOINTS
 
 __all__ = ["load"]
+
+_KNOWN = ("lightning_igm", "datamodules", "lightning", "torch", "torchvision")
 
 
 def load(
@@ -34,13 +41,15 @@ def load(
 
     Raises:
         FileNotFoundError: There is no checkpoint.
-        ValueError: It cannot be read, or was not made by the command line.
+        ValueError: It cannot be read, was not made by the command line or by another version; or a
+            class in it is not of this package, and its module not imported yet.
     """
     one_of("weights", weights, ("average", "raw"))
-    file = Path(path) / CHECKPOINTS / LAST if Path(path).is_dir() else Path(path)
+    folder = Path(path) if Path(path).is_dir() else None
+    file = folder / CHECKPOINTS / LAST if folder is not None else Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"path: {str(path)!r} is no checkpoint, and no folder of a run")
-    content = read(file).content
+    file, content = read(file) if folder is None else _read(folder)
     class_path = content.get("hyper_parameters", {}).get("_class_path", "")
     if not class_path:
         raise ValueError(
@@ -48,10 +57,54 @@ def load(
         )
     # Lightning 2.6 calls jsonargparse >= 4.49 by old names.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    package, _, name = class_path.rpartition(".")
-    kind: Any = getattr(import_module(package), name)
-    model: ImplicitGenerativeModule = kind.load_from_checkpoint(file, map_location="cpu")
+    _check_imported(content["hyper_parameters"])
+    kind = getattr(_module_of(class_path), class_path.rpartition(".")[2], None)
+    if not (isinstance(kind, type) and issubclass(kind, ImplicitGenerativeModule)):
+        raise ValueError(f"path: {class_path} is not there, or no method of this package")
+    try:
+        model = kind.load_from_checkpoint(file, map_location="cpu")
+    except (RuntimeError, TypeError, ArgumentError) as error:
+        raise ValueError(
+            f"path: {str(file)!r} does not fit {class_path}, another version of it perhaps: "
+            f"{' '.join(str(error).split())}"
+        ) from error
     average = content["callbacks"].get("GeneratorEMA", {}).get("average")
     if weights == "average" and average is not None:
         model.generator.load_state_dict(average)
     return model.eval()
+
+
+def _read(folder: Path) -> Saved:
+    """The last checkpoint of a run's folder, or the one before it if the last is damaged."""
+    last, previous = (folder / CHECKPOINTS / name for name in (LAST, PREVIOUS))
+    try:
+        return read(last)
+    except ValueError as error:
+        if not previous.is_file():
+            raise
+        rank_zero_warn(f"{error}; '{previous}' is taken")
+        return read(previous)
+
+
+def _check_imported(settings: Any) -> None:
+    """Check that no module would be imported because a checkpoint names it."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            if key in ("class_path", "_class_path") and isinstance(value, str):
+                _module_of(value)
+            _check_imported(value)
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            _check_imported(value)
+
+
+def _module_of(class_path: str) -> Any:
+    package, _, _ = class_path.rpartition(".")
+    if package.partition(".")[0] in _KNOWN:
+        return import_module(package)
+    if package and package not in sys.modules:
+        raise ValueError(
+            f"path: the checkpoint names {class_path}; import {package} first (igm export: "
+            f"--import {package}), nothing is imported because a file says so"
+        )
+    return sys.modules.get(package)

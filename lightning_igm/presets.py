@@ -143,6 +143,6 @@ def _describe(name: str, path: Path) -> Preset:
     config: dict[str, Any] = yaml.safe_load(path.read_text())
     method = config["model"]["class_path"]
     variants = [f"{method}({argument})" for argument in config["model"]["init_args"]]
-    paper = next((_PAPERS[v] for v in variants if v in _PAPERS), _PAPERS[method])
+    paper = next((_PAPERS[v] for v in variants if v in _PAPERS), _PAPERS.get(method, ""))
     data = config["data"]["class_path"].removesuffix("DataModule")
     return Preset(name, method, data, paper)

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_igm.distributed import world_size
-from lightning_igm.files import remove_unfinished, replacing
+from lightning_igm.files import LOCK, remove_unfinished, replacing
 from lightning_igm.wandb_runs import remember_id
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
 
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.csv", "checkpoints"
 SCORE_FILE = "scores.json"
-_LOCK, _SHARED = ".lock", "IGM_RUN_DIR"
+_SHARED = "IGM_RUN_DIR"
 
 
 def choose_run_folder(root: str | Path, config: str | Path | None) -> Path:
@@ -76,7 +76,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         ValueError: Another process runs there.
         OSError: Nothing can be written there.
     """
-    lock = FileLock(folder / _LOCK, timeout=0)
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -92,7 +92,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
     finally:
         # While it is held: whoever opened it sees that the file is gone.
-        (folder / _LOCK).unlink(missing_ok=True)
+        (folder / LOCK).unlink(missing_ok=True)
         lock.release()
 
 

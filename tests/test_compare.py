@@ -151,3 +151,52 @@ def test_runs_that_were_not_scored_alike_are_not_compared(
         console(words)
     assert "a-1: num_samples was 500, and 2000 in" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_different_settings_in_folders_of_one_name_are_apart(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / "gan/0", 0, 0.1, {10: 8, 20: 4}),
+        write_run(tmp_path / "gan/1", 1, 0.1, {10: 8, 20: 6}),
+        write_run(tmp_path / "smmd/0", 0, 0.2, {10: 80, 20: 40}),
+    ]
+    table = compare([(None, folder) for folder in folders], None, tmp_path / "out")
+    assert table.splitlines()[4:] == [
+        f"| {folders[0]} | 2 | 5 ± 1.4 (4 to 6) |",
+        f"| {folders[2]} | 1 | 40 |",
+    ]
+
+
+def test_a_folder_with_an_equals_sign_is_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(tmp_path / "lr=0.1", 0, 0.1, {10: 8})
+    console([str(folder), f"two={folder}", "--out", str(tmp_path / "out")])
+    assert capsys.readouterr().out.splitlines()[4:] == ["| lr=0.1 | 1 | 8 |", "| two | 1 | 8 |"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.csv", "epoch,fid\n1,2\n"),
+        ("metrics.csv", "step,fid\n1,much\n"),
+        ("metrics.csv", "step,fid\n1,\0 2\n"),
+        ("config.yaml", "a: [1\nb: }"),
+        ("config.yaml", "- 1\n- 2\n"),
+        ("config.yaml", "5\n"),
+        ("scores.json", "{"),
+        ("scores.json", '{"a": 1}'),
+        ("scores.json", "[1, 2]"),
+        ("scores.json", '[{"stage": "test", "step": 1, "fid": 2}]'),
+        ("scores.json", '[{"stage": "test", "fid": 2, "protocol": {}}]'),
+    ],
+)
+def test_files_that_no_run_wrote_are_named_in_one_line(
+    file: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(tmp_path / "run", 0, 0.1, {10: 8})
+    (folder / file).write_text(content)
+    stage = ["--stage", "test"] if file == "scores.json" else []
+    with pytest.raises(SystemExit):
+        console([str(folder), *stage, "--out", str(tmp_path / "out")])
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"igm-compare: {folder / file}: it is not what a run writes (")

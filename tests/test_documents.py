@@ -168,6 +168,9 @@ def test_igm_takes(line, fresh, trained, own_modules, monkeypatch):
         with pytest.raises(SystemExit) as done:
             main([command, *words])
         assert done.value.code == 0
+    elif " my_" in line:  # What a reader writes is trained with, too.
+        short = ["--trainer.max_steps=2", "--metrics.every_n_steps=null", "--data.batch_size=16"]
+        assert main([command, *words, *short, *QUIET]).trainer.global_step == 2
     else:
         monkeypatch.setattr(IGMCLI, "_run_subcommand", lambda self, subcommand: None)
         assert main([command, *words, *QUIET]).model is not None

@@ -1,6 +1,7 @@
 """A run's model in Python, and its generator for other programs."""
 
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from lightning_igm.cli import main
 from lightning_igm.export import QuantisedGenerator, console, export
 from lightning_igm.metrics.images import to_uint8
 from lightning_igm.modules import MMDNet
-from lightning_igm.networks import DCGANCritic, DCGANGenerator, MLPGenerator
+from lightning_igm.networks import Autoencoder, DCGANCritic, DCGANGenerator, MLPGenerator
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,46 @@ def test_a_run_is_loaded_with_averaged_or_raw_weights(run):
 class Malicious:
     def __reduce__(self):
         return (Path.touch, (Path("touched"),))
+
+
+def test_the_checkpoint_before_serves_when_the_last_is_damaged(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    shutil.copy(folder / "last.ckpt", folder / "previous.ckpt")
+    (folder / "last.ckpt").write_bytes(b"cut")
+    with pytest.warns(UserWarning, match=r"last.ckpt' is damaged.*previous.ckpt' is taken"):
+        assert type(load(tmp_path / "run")).__name__ == "SMMDGAN"
+    (folder / "previous.ckpt").unlink()
+    with pytest.raises(ValueError, match=r"last.ckpt' is damaged"):
+        load(tmp_path / "run")
+
+
+def test_no_module_is_imported_because_a_checkpoint_names_it(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("my_losses.py").write_text(
+        "from lightning_igm import SMMDGAN\nclass Mine(SMMDGAN): pass\n"
+    )
+    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    nested = {"generator": {"class_path": "my_losses.Mine"}}
+    torch.save(state | {"hyper_parameters": state["hyper_parameters"] | nested}, "nested")
+    with pytest.raises(ValueError, match="import my_losses first"):
+        load("nested")
+    for class_path, message in (
+        ("my_losses.Mine", "import my_losses first"),
+        ("lightning_igm.load", "no method of this package"),
+        ("lightning_igm.Nothing", "is not there"),
+    ):
+        state["hyper_parameters"]["_class_path"] = class_path
+        torch.save(state, class_path)
+        with pytest.raises(ValueError, match=message):
+            load(class_path)
+    assert "my_losses" not in sys.modules
+    with pytest.raises(ValueError, match="import: 'no_such' cannot be imported"):
+        console(["my_losses.Mine", "g.pt2", "--import", "no_such"])
+    console(["my_losses.Mine", "g.pt2", "--import", "my_losses"])
+    assert Path("g.pt2").exists()
+    assert type(load("my_losses.Mine")).__name__ == "Mine"
 
 
 def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path, monkeypatch):
@@ -91,6 +132,18 @@ def test_grey_images_become_rgb_and_normal_latents_stay():
     latents = model.sample_latent(4)
     grey = to_uint8(generator(latents), (-1.0, 1.0))
     assert torch.equal(quantised(latents), grey.expand(-1, 3, -1, -1))
+
+
+def test_generated_codes_are_decoded(tmp_path):
+    generator = MLPGenerator(4, (3,), (6,), output="sigmoid")
+    model = MMDNet(generator, autoencoder=Autoencoder((1, 8, 8), (5,), 3)).eval()
+    latents = model.sample_latent(4)
+    expected = model(latents)
+    export(model, tmp_path / "g.pt2")
+    program = torch.export.load(tmp_path / "g.pt2").module()
+    torch.testing.assert_close(program(latents), expected)
+    images = to_uint8(expected, (0.0, 1.0)).expand(-1, 3, -1, -1)
+    assert torch.equal(QuantisedGenerator(model)((latents + 1) / 2), images)
 
 
 def test_what_makes_no_images_is_refused(tmp_path):

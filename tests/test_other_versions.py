@@ -1,15 +1,20 @@
 """Checkpoints that another version of this package, or of Lightning, wrote."""
 
 import sys
+from copy import deepcopy
+from functools import reduce
+from operator import getitem
 
 import pytest
 import torch
 
+from lightning_igm import load
 from lightning_igm.cli import console, main
 
 SMALL = [
     *("--config=gan/digits", "--trainer.accelerator=cpu", "--metrics.every_n_steps=null"),
     *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
+    *("--ema.decay=0.5", "--samples.every_n_steps=1"),
 ]
 
 
@@ -20,12 +25,22 @@ def checkpoint(tmp_path_factory):
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize("missing", ["noise", "settings", "critic_steps_taken"])
+@pytest.mark.parametrize(
+    ("part", "missing"),
+    [
+        (("training_state",), "noise"),
+        (("training_state",), "settings"),
+        (("training_state",), "critic_steps_taken"),
+        (("callbacks", "SampleGrid"), "noise"),
+        (("callbacks", "GeneratorEMA"), "average"),
+    ],
+)
 def test_what_a_checkpoint_lacks_is_named_in_one_line(
-    missing, checkpoint, tmp_path, monkeypatch, capsys
+    part, missing, checkpoint, tmp_path, monkeypatch, capsys
 ):
-    state = {k: v for k, v in checkpoint["training_state"].items() if k != missing}
-    torch.save({**checkpoint, "training_state": state}, tmp_path / "old.ckpt")
+    old = deepcopy(checkpoint)
+    reduce(getitem, part, old).pop(missing)
+    torch.save(old, tmp_path / "old.ckpt")
     arguments = [*SMALL, f"--run.dir={tmp_path / 'run'}", f"--ckpt_path={tmp_path / 'old.ckpt'}"]
     monkeypatch.setattr(sys, "argv", ["igm", "fit", *arguments, "--trainer.max_steps=2"])
     with pytest.raises(SystemExit) as stop:
@@ -34,6 +49,15 @@ def test_what_a_checkpoint_lacks_is_named_in_one_line(
     (line,) = [s for s in capsys.readouterr().err.splitlines() if s.startswith("igm: ")]
     assert f"has no '{missing}'" in line
     assert "another version" in line
+
+
+def test_weights_of_another_version_are_one_line_of_load(checkpoint, tmp_path):
+    old = deepcopy(checkpoint)
+    old["state_dict"].popitem()
+    torch.save(old, tmp_path / "old.ckpt")
+    with pytest.raises(ValueError, match=r"does not fit lightning_igm.* another version") as error:
+        load(tmp_path / "old.ckpt")
+    assert "\n" not in str(error.value)
 
 
 def test_a_checkpoint_of_a_later_lightning_goes_on_with_a_warning(checkpoint, tmp_path):

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import wandb
 import yaml
@@ -133,3 +134,17 @@ def test_a_value_of_the_wrong_type_gives_one_line(point, words, command, monkeyp
     (error,) = capsys.readouterr().err.strip().splitlines()
     for word in ["igm: ", *words]:
         assert word in error
+
+
+@pytest.mark.filterwarnings("ignore:.*wandb/sweep-:pytest.PytestUnraisableExceptionWarning")
+def test_the_sweep_of_the_notebook_runs_over_its_loss(command, monkeypatch):
+    notebook = Path(__file__).parents[1] / "notebooks" / "own_loss.ipynb"
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        magic, _, content = cell.source.partition("\n")
+        if magic.startswith("%%writefile"):
+            Path(Path(magic.split()[1]).name).write_text(content)
+    monkeypatch.syspath_prepend(Path.cwd())
+    sweep = yaml.safe_load(Path("my_sweep.yaml").read_text())
+    cli = main([*command(sweep, points(sweep)[-1]), *SHRUNK, "--run.dir=run"])
+    assert type(cli.model).__name__ == "LeastSquaresGAN"
+    assert cli.trainer.global_step == 2

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_igm.checkpoints import AtomicCheckpointIO, CheckpointNotWrittenError
@@ -112,10 +113,10 @@ class ExactResume(Callback):
     """Make a continued run the same run; it must be the first callback.
 
     Keeps the random states of all ranks, the position in the data and the length of
-    ``metrics.csv``. Ctrl-C and SIGTERM stop the run after a batch, so that nothing is lost (a
-    second one stops at once). Of several ranks, one that gets a signal tells the others in the
-    background, and all stop after the batch that follows: no batch waits for it, nor for a device.
-    A folder that holds another run is refused.
+    ``metrics.csv``. Ctrl-C and SIGTERM, on SLURM SIGUSR1 too, stop the run after a batch, so that
+    nothing is lost (a second one stops at once). Of several ranks, one that gets a signal tells
+    the others in the background, and all stop after the batch that follows: no batch waits for it,
+    nor for a device. A folder that holds another run is refused.
 
     Args:
         continues: Whether the run goes on in a folder that holds a run.
@@ -150,8 +151,10 @@ class ExactResume(Callback):
         self._signal = 0
         cast(ImplicitGenerativeModule, pl_module).stop_by = None
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):  # The trainer puts the old ones back.
-                signal.signal(number, self._remember)
+            # On SLURM Lightning would save in the middle of whatever the signal meets.
+            slurm = (signal.SIGUSR1,) if SLURMEnvironment.detect() else ()
+            for number in (signal.SIGINT, signal.SIGTERM, *slurm):
+                signal.signal(number, self._remember)  # The trainer puts the old ones back.
         if world_size() > 1:
             self._signals = _Signals()
             # Lightning would have every batch wait for the device, to hear of signals.
@@ -174,7 +177,7 @@ class ExactResume(Callback):
         if self._signals is not None:
             received = self._signals.exchange(received)
         if received and not _is_last_step(trainer):
-            stop = SIGTERMException if received == signal.SIGTERM else KeyboardInterrupt
+            stop = KeyboardInterrupt if received == signal.SIGINT else SIGTERMException
             cast(ImplicitGenerativeModule, pl_module).stop_by = stop
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -206,7 +209,7 @@ class ExactResume(Callback):
         if world_size() > 1:
             states = [{} for _ in range(world_size())]
             dist.all_gather_object(states, _random_states())
-        rows = max((logger.rows for logger in loggers), default=0)
+        rows = max((logger.rows for logger in loggers), default=self._rows)
         checkpoint["exact_resume"] = {"rows": rows, "random": states}
 
     def on_load_checkpoint(

@@ -161,10 +161,10 @@ def _key(
         "split": split,
         "images": _fingerprint(data, device, split),
         "extractor": identity(measures.extractor),
-        "compile": measures.compiler,
         "digits": None if measures.digits is None else identity(measures.digits),
         "rows": sorted(measures.names),
         "sums": sums,
+        **({"compile": measures.compiler} if measures.compiler else {}),
     }
 
 

@@ -4,19 +4,27 @@ import csv
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_igm.callbacks.cadence import EveryNSteps
-from lightning_igm.checks import positive
+from lightning_igm.checks import checkpoint_has_all, positive
 from lightning_igm.files import replacing
+from lightning_igm.losses._support import couples_images
+from lightning_igm.losses.jacobians import squared_jacobian_norms
+from lightning_igm.metrics.images import training_images
+from lightning_igm.metrics.rng import isolated_rng
+from lightning_igm.modules.support import eval_mode
 from lightning_igm.networks.spectral import singular_values
 
 __all__ = ["CriticSpectrum"]
 
 # A square layer of random weights may have a large condition number from the start.
 _GROWTH = 10
+_IMAGES = 64
+_COEFFICIENT = 10  # The s of the released scaled MMD.
 
 
 class CriticSpectrum(EveryNSteps):
@@ -25,9 +33,10 @@ class CriticSpectrum(EveryNSteps):
     For each convolution and linear layer, with the raw weight (without a spectral parametrization)
     as a matrix ``(out, in h w)``: ``largest_singular_value/<layer>`` and
     ``condition_number/<layer>``, the ratio of the first singular value to the last; and
-    ``critic_condition_number``, the largest of these ratios. A module that keeps a
-    ``critic_complexity`` among its latest training values has it logged beside them. All singular
-    values go to ``<default_root_dir>/spectrum/step_00001000.csv`` and so on.
+    ``critic_condition_number``, the largest of these ratios. All singular values go to
+    ``<default_root_dir>/spectrum/step_00001000.csv`` and so on. Beside them ``critic_complexity``:
+    that among the module's latest training values if it keeps one, and else ``1 + 10 E ||J||_F^2``
+    over the first 64 training images, unless the critic couples the images of a batch.
 
     "On gradient regularizers for MMD GANs" (Arbel, Sutherland, Bińkowski and Gretton, 2018,
     https://arxiv.org/abs/1805.11565; Figures 2 and 9): a critic whose layers lose rank makes the
@@ -55,18 +64,22 @@ class CriticSpectrum(EveryNSteps):
                 "must be more than 1"
             )
         self.max_condition_number = max_condition_number
+        self._images: Tensor | None = None
         self._at_start: dict[str, float] = {}
         self._warned: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that there is a critic.
+        """Check that there is a critic, with layers to measure.
 
         Raises:
             ValueError: There is none.
         """
-        if not isinstance(getattr(pl_module, "critic", None), nn.Module):
+        critic = getattr(pl_module, "critic", None)
+        layers = critic.modules() if isinstance(critic, nn.Module) else ()
+        if not any(isinstance(layer, nn.Conv2d | nn.Linear) for layer in layers):
             raise ValueError(
-                f"CriticSpectrum: {type(pl_module).__name__} has no critic; leave the callback out"
+                f"CriticSpectrum: {type(pl_module).__name__} has no critic with Conv2d or Linear "
+                "layers; leave the callback out"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,8 +99,9 @@ class CriticSpectrum(EveryNSteps):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them over from a checkpoint."""
-        self._at_start = state_dict["at_start"]
-        self._warned = set(state_dict["warned"])
+        with checkpoint_has_all(f"the state of {type(self).__name__}"):
+            self._at_start = state_dict["at_start"]
+            self._warned = set(state_dict["warned"])
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         spectrum = _spectrum(pl_module)
@@ -96,14 +110,33 @@ class CriticSpectrum(EveryNSteps):
         metrics = {f"largest_singular_value/{name}": value for name, value in largest.items()}
         metrics |= {f"condition_number/{name}": value for name, value in conditions.items()}
         metrics["critic_condition_number"] = max(conditions.values())
-        complexity = getattr(pl_module, "latest", {}).get("critic_complexity")
+        complexity = self._complexity(trainer, pl_module)
         if complexity is not None:
-            metrics["critic_complexity"] = float(complexity)
+            metrics["critic_complexity"] = complexity
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
             logger.save()
         _write(spectrum, Path(trainer.default_root_dir), trainer.global_step)
         self._warn(conditions, trainer.global_step)
+
+    def _complexity(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
+        """What the scaled MMD divides by, whatever the method."""
+        kept = getattr(pl_module, "latest", {}).get("critic_complexity")
+        if kept is not None:
+            return float(kept)
+        critic, data = cast(nn.Module, pl_module.critic), getattr(trainer, "datamodule", None)
+        if not hasattr(data, "ordered_train_dataloader") or any(
+            map(couples_images, critic.modules())
+        ):
+            return None
+        if self._images is None:
+            with isolated_rng():
+                images = next(training_images(data, pl_module.device))[:_IMAGES]
+            low, high = data.value_range
+            self._images = images / 255 * (high - low) + low
+        with torch.no_grad(), eval_mode(critic):
+            norms = squared_jacobian_norms(critic, self._images)
+        return 1 + _COEFFICIENT * float(norms.mean())
 
     def _warn(self, conditions: dict[str, float], step: int) -> None:
         for name, condition in conditions.items():

@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from lightning_igm.checks import checkpoint_has_all
+
 
 class GeneratorEMA(Callback):
     """Keep an exponential moving average of the generator for grids, scores and sampling.
@@ -118,7 +120,8 @@ class GeneratorEMA(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over an average from a checkpoint."""
-        self._average = dict(state_dict["average"])
+        with checkpoint_has_all(f"the state of {type(self).__name__}"):
+            self._average = dict(state_dict["average"])
 
     def _start_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step >= self.start_step:

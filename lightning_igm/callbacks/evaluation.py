@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_igm.callbacks.cadence import EveryNSteps
+from lightning_igm.checks import checkpoint_has_all
 from lightning_igm.files import replacing
 from lightning_igm.run import SCORE_FILE
 from lightning_igm.wandb_runs import best_scores
@@ -131,7 +132,8 @@ class Evaluation(EveryNSteps):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the scores of the run that wrote the checkpoint."""
-        self.history = [dict(row) for row in state_dict["history"]]
+        with checkpoint_has_all(f"the state of {type(self).__name__}"):
+            self.history = [dict(row) for row in state_dict["history"]]
 
     def _evaluate_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step

@@ -197,8 +197,8 @@ class ImageMetrics(Evaluation):
             "batch_size": self.batch_size,
             "weights": self.weights,
             "extractor": identity(extractor),
-            "compile": self.compiler,
             **asdict(self.settings),
+            **({"compile": self.compiler} if self.compiler else {}),
         }
         return outcome
 
@@ -294,10 +294,12 @@ class ImageMetrics(Evaluation):
         scores = self.scores or ("fid", "kid")
         known = DigitClassifier if self.extractor is None else self.extractor
         num_features = int(getattr(known, "num_features", 1)) if "fid" in scores else 0
-        least = max(self.settings.kid_subset_size if "kid" in scores else 1, num_features + 1)
+        kid = self.settings.kid_subset_size if "kid" in scores else 1
+        splits = self.settings.is_splits if "is" in scores else 1
+        least = max(kid, splits, num_features + 1)
         for name in ("num_samples", "test_samples"):
             if getattr(self, name) < least:
                 raise ValueError(
-                    f"ImageMetrics: {name} must be at least {least} (kid_subset_size, and more "
-                    f"than the {num_features} features), got {getattr(self, name)}"
+                    f"ImageMetrics: {name} must be at least {least} (kid_subset_size, is_splits, "
+                    f"and more than the {num_features} features), got {getattr(self, name)}"
                 )

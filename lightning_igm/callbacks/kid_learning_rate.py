@@ -15,7 +15,7 @@ from lightning_igm.callbacks.features import (
     measurement,
     real_features,
 )
-from lightning_igm.checks import above_zero, non_negative, positive
+from lightning_igm.checks import above_zero, checkpoint_has_all, non_negative, positive
 from lightning_igm.metrics.extractors import prepare
 from lightning_igm.metrics.three_sample import KernelSums, kernel_sums, three_sample_test
 
@@ -266,10 +266,11 @@ class KIDLearningRate(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up :meth:`state_dict`."""
-        self._rule.past = [KernelSums(**sums) for sums in state_dict["past"]]
-        self._rule.failures = state_dict["failures"]
-        self._real = state_dict["real"]
-        self.decays = list(state_dict["decays"])
+        with checkpoint_has_all(f"the state of {type(self).__name__}"):
+            self._rule.past = [KernelSums(**sums) for sums in state_dict["past"]]
+            self._rule.failures = state_dict["failures"]
+            self._real = state_dict["real"]
+            self.decays = list(state_dict["decays"])
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the rule take in fresh samples, and decay if it says so."""

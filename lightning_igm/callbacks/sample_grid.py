@@ -12,6 +12,7 @@ from torchvision.utils import make_grid
 
 from lightning_igm.callbacks.cadence import EveryNSteps
 from lightning_igm.callbacks.ema import evaluation_weights
+from lightning_igm.checks import checkpoint_has_all
 from lightning_igm.metrics.images import (
     image_data,
     of_images,
@@ -120,7 +121,8 @@ class SampleGrid(EveryNSteps):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the noise from a checkpoint."""
-        self._noise = state_dict["noise"].cpu()
+        with checkpoint_has_all(f"the state of {type(self).__name__}"):
+            self._noise = state_dict["noise"].cpu()
 
     def _write_samples(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = self._last_written = trainer.global_step

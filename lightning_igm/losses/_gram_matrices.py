@@ -183,7 +183,7 @@ def _rates(sigmas: float | Sequence[float] | Tensor, like: Tensor) -> Tensor:
         return -sigmas.to(like).square().reciprocal()[..., None, None]
     if isinstance(sigmas, int | float):
         sigmas = [sigmas]
-    if not sigmas:
+    if len(sigmas) == 0:
         raise ValueError("sigmas: [] is not allowed; it must have one bandwidth or more")
     rates = [-1 / above_zero("sigmas", sigma) ** 2 for sigma in sigmas]
     # Numbers filled in on the device: to copy a list of them there would be to wait for it.

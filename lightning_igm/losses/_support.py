@@ -3,9 +3,18 @@
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["as_features", "autocast_off", "widened"]
+__all__ = ["as_features", "autocast_off", "couples_images", "widened"]
+
+
+def couples_images(module: nn.Module) -> bool:
+    """Whether what a layer makes of an image in training depends on the rest of the batch.
+
+    Batch norms do, and layers with an attribute ``couples_images`` that is true.
+    """
+    return isinstance(module, _BatchNorm) or getattr(module, "couples_images", False)
 
 
 def autocast_off(tensor: Tensor) -> AbstractContextManager[None]:
@@ -14,8 +23,8 @@ def autocast_off(tensor: Tensor) -> AbstractContextManager[None]:
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """In float32 if it came in half precision."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    """In float32 if it came in half precision, or as integers."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def as_features(name: str, outputs: Tensor) -> Tensor:

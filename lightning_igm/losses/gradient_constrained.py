@@ -175,6 +175,8 @@ class _Support:
         self, kernel: Kernel, points: Tensor, jacobians: Tensor, weights: Tensor | None
     ) -> None:
         m, d = points.shape
+        if m == 0:
+            raise ValueError("z: no points are not allowed; it must have 1 or more")
         if weights is None:
             weights = points.new_full((m,), 1 / (m * world_size()))
         elif weights.shape != (m,):

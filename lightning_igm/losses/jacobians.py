@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_igm.distributed import rank, world_size
-from lightning_igm.losses._support import as_features, autocast_off, widened
+from lightning_igm.losses._support import as_features, autocast_off, couples_images, widened
 
 __all__ = [
     "Critic",
@@ -115,7 +114,8 @@ def check_separate_images(critic: Critic) -> None:
     """
     modules = critic.named_modules() if isinstance(critic, nn.Module) else ()
     for name, module in modules:
-        if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
+        is_fixed = not module.training and getattr(module, "track_running_stats", False)
+        if couples_images(module) and not is_fixed:
             raise ValueError(
                 f"critic: layer {name!r} is a {type(module).__name__}, which couples the images of "
                 "a batch, so that an image has no gradient of its own; use a critic without batch "

@@ -82,8 +82,9 @@ class Kernel(ABC):
                 f"b: features of length {b.shape[1]} are not allowed with features a of length "
                 f"{a.shape[1]}; the lengths must be equal"
             )
+        precision = torch.promote_types(a.dtype, b.dtype)
         with autocast_off(a):
-            return self.gram(Pairs(a, b))
+            return self.gram(Pairs(a.to(precision), b.to(precision)))
 
     def diagonal(self, a: Tensor) -> Tensor:
         """Values ``K(a_i, a_i)`` of shape ``(N,)`` for features ``(N, D)``."""

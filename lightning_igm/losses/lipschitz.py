@@ -64,6 +64,8 @@ def lipschitz_mmd(kernel: Kernel, x: Tensor, y: Tensor, z: Tensor, lam: float) -
     dtype = as_features("x", x).dtype
     named = {"x": x, "y": y, "z": z}
     x, y, z = (as_features(name, points).double() for name, points in named.items())
+    if len(z) == 0:
+        raise ValueError("z: no points are not allowed; it must have 1 or more")
     if z.shape[1] != x.shape[1]:
         raise ValueError(
             f"z: points of length {z.shape[1]} are not allowed with points x of length "

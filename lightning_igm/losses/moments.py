@@ -17,9 +17,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from lightning_igm.losses._support import couples_images
 from lightning_igm.losses.recorder import Recorder
 
 __all__ = [
@@ -40,7 +40,7 @@ def check_moment_network(critic: nn.Module) -> None:
     """
     for name, module in critic.named_modules():
         kind = type(module).__name__
-        if isinstance(module, _BatchNorm):
+        if couples_images(module):
             raise ValueError(
                 f"critic: layer {name!r} is a {kind}, which couples the images of a batch, so that "
                 "an image has no moments of its own; use a critic without batch normalization"

@@ -72,6 +72,8 @@ def smmd2(
         >>> round(value.item(), 4)
         -0.1
     """
+    if len(mu) == 0:
+        raise ValueError("mu: no images are not allowed; it must have 1 or more")
     points, norms = features_and_squared_jacobian_norms(critic, mu.detach())
     real = points if x is mu and not x.requires_grad else features_of(critic, x)
     discrepancy = mmd2(kernel, real, features_of(critic, y), estimator=estimator)

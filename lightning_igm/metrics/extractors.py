@@ -102,7 +102,7 @@ def load_state(path: Path, sha256: str | None, advice: str) -> dict[str, Any]:
             f"weights: {str(path)!r} holds more than tensors, and nothing of it was executed; "
             f"{advice}"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # Damage shows as almost any error.
         raise ValueError(f"weights: {str(path)!r} is damaged; {advice}") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"weights: {str(path)!r} holds no weights by name; {advice}")

@@ -7,6 +7,7 @@ __all__ = ["frechet_distance", "frechet_error", "moments"]
 
 _CHUNK = 2048  # Samples in float64 at a time.
 _BLOCK = 256  # Columns of a product at a time.
+_ROUNDING = 1e-6  # Of a matrix, relative to its largest entry.
 
 
 @torch.no_grad()
@@ -41,7 +42,9 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         tensor(6., dtype=torch.float64)
     """
     distance, _, product = _parts(mean1, cov1, mean2, cov2)
-    overlap = torch.linalg.eigvalsh(product).clamp_min(0).sqrt().sum()
+    values = torch.linalg.eigvalsh(product)
+    _check_positive(values)
+    overlap = values.clamp_min(0).sqrt().sum()
     squared: Tensor = (distance - 2 * overlap).clamp_min(0)
     return squared
 
@@ -115,9 +118,15 @@ def _parts(
     distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace()
     if not (distance.isfinite() and cov1.isfinite().all() and cov2.isfinite().all()):
         raise ValueError("mean1, cov1, mean2, cov2: values that are not finite are not allowed")
+    for name, cov in (("cov1", cov1), ("cov2", cov2)):
+        if (cov - cov.mT).abs().max() > _ROUNDING * cov.diagonal().abs().max():
+            raise ValueError(f"{name}: a matrix that is not symmetric is not allowed")
+        if cov.diagonal().min() < 0:
+            raise ValueError(f"{name}: a negative variance is not allowed")
     factor, failed = torch.linalg.cholesky_ex(cov2)
     if failed:
         values, vectors = torch.linalg.eigh(cov2)
+        _check_positive(values)
         factor = vectors * values.clamp_min(0).sqrt()
         return distance, factor, factor.mT @ cov1 @ factor
     # Half of the work: the factor is triangular, and eigenvalues need the lower triangle only.
@@ -127,6 +136,11 @@ def _parts(
         right = cov1[:, start:] @ factor[start:, columns]
         product[start:, columns] = factor[start:, start:].mT @ right[start:]
     return distance, factor, product
+
+
+def _check_positive(eigenvalues: Tensor) -> None:
+    if eigenvalues[0] < -_ROUNDING * eigenvalues.abs().max():
+        raise ValueError("cov1, cov2: a matrix that is not positive semidefinite is not allowed")
 
 
 def _inverse(factor: Tensor) -> Tensor:

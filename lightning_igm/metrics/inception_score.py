@@ -1,5 +1,7 @@
 """The Inception Score."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,7 +46,7 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> tuple
     for split in range(splits):
         rows = order[split * count // splits : (split + 1) * count // splits]
         log_p = logits[rows].double().log_softmax(1)
-        p = log_p.exp()
-        divergence = (p * (log_p - p.mean(0).log())).sum(1).mean()
+        marginal = log_p.logsumexp(0) - math.log(len(rows))
+        divergence = (log_p.exp() * (log_p - marginal)).sum(1).mean()
         scores.append(float(divergence.exp()))
     return float(np.mean(scores)), float(np.std(scores))

@@ -63,9 +63,9 @@ class StatisticsCache:
 
     def load(self) -> Collection | None:
         """Return the collection, or None if there is none that is sound."""
-        if not self.path.is_file():
-            return None
         try:
+            if not self.path.is_file():
+                return None
             content = torch.load(self.path, map_location="cpu", weights_only=True)
             tensors: dict[str, Tensor] = content["tensors"]
             if content["about"] != self.about or content["digest"] != _digest(tensors):

@@ -1,21 +1,22 @@
 """The base class of all methods: a generator, a latent distribution, an optimizer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_igm.checks import above_zero, one_of, positive, supported_precision
+from lightning_igm.checks import above_zero, checkpoint_has_all, one_of, positive, supported_trainer
 from lightning_igm.distributed import all_mean, mean_gradients, rank, world_size
 from lightning_igm.modules.compilation import check_compiler, compile_in_place
-from lightning_igm.modules.settings import apply_changes, settings_of
+from lightning_igm.modules.settings import apply_changes, check_classes, settings_of
 from lightning_igm.modules.support import (
     check_images,
     eval_mode,
@@ -134,9 +135,14 @@ class ImplicitGenerativeModule(LightningModule, ABC):
 
     # --- sampling -----------------------------------------------------------------------------
 
+    @property
+    def image_generator(self) -> nn.Module:
+        """Network that makes images of latents: the generator, and what comes after it."""
+        return self.generator
+
     def forward(self, latent: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` for latents ``(N, latent_dim)``."""
-        images: Tensor = self.generator(latent)
+        images: Tensor = self.image_generator(latent)
         return images
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -198,28 +204,6 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         if self._noise is None:
             self._noise = torch.Generator(self.device).manual_seed(torch.initial_seed())
         return self._noise
-
-    def training_images(self) -> Iterator[Tensor]:
-        """Every training image once, in order and as the data module prepares them, in batches.
-
-        Under several ranks, this rank's share of them.
-        """
-        for batch in self.ordered_data().ordered_train_dataloader():
-            yield self.images_of(self.trainer.strategy.batch_to_device(batch, dataloader_idx=0))
-
-    def ordered_data(self) -> Any:
-        """The data module, which must be able to give every training image once, in order.
-
-        Raises:
-            ValueError: It is not.
-        """
-        data = getattr(self.trainer, "datamodule", None)
-        if not hasattr(data, "ordered_train_dataloader"):
-            raise ValueError(
-                f"data: {type(data).__name__} has no ordered_train_dataloader(), which must give "
-                "every training image once, in order; subclass datamodules.ImageDataModule"
-            )
-        return data
 
     def images_of(self, batch: Any) -> Tensor:
         """Images ``(N, C, H, W)`` of a batch that is a tensor, or a sequence that begins with one.
@@ -303,11 +287,15 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             self.log_dict(dict(values), logger=False)
 
     def log_now(self, values: Mapping[str, Tensor]) -> None:
-        """Give values to all loggers at once, at this generator step.
+        """Give values to all loggers at once, at this generator step; every rank must call it.
 
         Args:
-            values: Scalars ``()`` by name; the device is waited for.
+            values: Scalars ``()`` by name, of which the ranks' mean is taken; the device is waited
+                for.
         """
+        if world_size() > 1:
+            stacked = torch.stack([value.to(self.device).double() for value in values.values()])
+            values = dict(zip(values, all_mean(stacked), strict=True))
         metrics = {name: float(value) for name, value in values.items()}
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.global_step)
@@ -332,14 +320,14 @@ class ImplicitGenerativeModule(LightningModule, ABC):
     # --- checks -------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Check precision, compiler, and that the generator makes images like the data's.
+        """Check precision, strategy, compiler, and that the generator makes images like the data's.
 
         Under several ranks, batch norms are of the global batch from now on.
 
         Raises:
             ValueError: They do not fit.
         """
-        supported_precision(self.trainer.precision)
+        supported_trainer(self.trainer)
         if self.compiler and stage == "fit":
             check_compiler(self.compiler, self.device)
         if world_size() > 1:
@@ -433,13 +421,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         """
         if "training_state" not in checkpoint:
             return
-        try:
+        with checkpoint_has_all("its training state"):
             self.load_training_state(checkpoint["training_state"])
-        except KeyError as error:
-            raise ValueError(
-                f"ckpt_path: the checkpoint has no {error} in its training state; another version "
-                "of lightning_igm or another method wrote it, go on with that"
-            ) from error
 
     def training_state(self) -> dict[str, Any]:
         """What a resumed run needs beyond weights and optimizers; plain data and tensors only."""
@@ -451,12 +434,17 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         self._noise_state = state["noise"]
         self.latest = state["latest"]
         self._settings_before = state["settings"]
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.configure_optimizers()
+            check_classes(self._settings_before, self._settings)
 
     def on_fit_start(self) -> None:
         """Start the run's stream of noise, or go on with it; compile networks if asked to."""
         if self.compiler:
             compile_in_place(self.compiled_networks(), self.compiler)
-        self._noise = torch.Generator(self.device).manual_seed(torch.initial_seed())
+        # Without seed_everything every rank has a seed of its own.
+        seed: int = self.trainer.strategy.broadcast(torch.initial_seed())
+        self._noise = torch.Generator(self.device).manual_seed(seed)
         if self._noise_state is not None:
             try:
                 self._noise.set_state(self._noise_state)
@@ -465,7 +453,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
                     "The checkpoint comes from another kind of device, whose stream of noise "
                     f"cannot go on on {self.device.type}: the run goes on with fresh noise."
                 )
-                self._noise.manual_seed(torch.initial_seed() + self.global_step)
+                self._noise.manual_seed(seed + self.global_step)
             self._noise_state = None
 
     def on_train_start(self) -> None:

@@ -27,7 +27,7 @@ from lightning_igm.networks.spectral import advance_spectral_norms
 
 __all__ = ["GRAMNet"]
 
-Bandwidths = Sequence[float] | Literal["median", "median5"]
+Bandwidths = float | Sequence[float] | Literal["median", "median5"]
 
 _MEDIAN_FACTORS = {"median": (1.0,), "median5": (1.0, 0.333, 0.2, 1 / 0.2, 1 / 0.333)}
 # The mean ratio is near 1 where the estimate has something to go by, and 0.9 in good runs.
@@ -234,7 +234,9 @@ def _standard_deviations(
             )
         word: Literal["median", "median5"] = one_of("sigmas", sigmas, tuple(_MEDIAN_FACTORS))
         return word
-    if not sigmas:
+    if isinstance(sigmas, int | float):
+        sigmas = [sigmas]
+    if len(sigmas) == 0:
         raise ValueError("sigmas: [] is not allowed; it must have one bandwidth or more")
     power = 0.5 if bandwidth_is == "variance" else 1.0
     return [above_zero("sigmas", sigma) ** power for sigma in sigmas]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Optimizer, RMSprop
 
 from lightning_igm.distributed import mean_gradients, world_size
 from lightning_igm.losses.jacobians import global_rows
@@ -82,10 +82,12 @@ class MMDNet(ImplicitGenerativeModule):
         if autoencoder is not None:
             self._optimizers["autoencoder"] = (partial(SGD, lr=self.pretraining.lr), None)
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """Images ``(N, C, H, W)`` for latents ``(N, latent_dim)``, decoded if they are codes."""
-        made = super().forward(latent)
-        return made if self.autoencoder is None else self.autoencoder.decode(made)
+    @property
+    def image_generator(self) -> nn.Module:
+        """The generator, and the decoder if it makes codes."""
+        if self.autoencoder is None:
+            return self.generator
+        return _Decoded(self.generator, self.autoencoder)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One generator step, or some steps of an autoencoder that is not trained yet."""
@@ -95,6 +97,12 @@ class MMDNet(ImplicitGenerativeModule):
             return
         # Every parts-th row of each rank: the rows that one process would take of all.
         parts = max(1, real.shape[0] * world_size() // self.pretraining.batch_size)
+        if world_size() > 1 and real.shape[0] % parts:
+            raise ValueError(
+                f"pretraining.batch_size: {self.pretraining.batch_size} is not allowed with "
+                f"batches of {real.shape[0]} on {world_size()} processes; it makes {parts} parts "
+                f"of the global batch, and {real.shape[0]} must be a multiple of that"
+            )
         for part in range(min(parts, self.autoencoder_steps_due())):
             self.autoencoder_step(real[part::parts])
 
@@ -202,7 +210,23 @@ class MMDNet(ImplicitGenerativeModule):
         self.autoencoder_steps_taken = state["autoencoder_steps_taken"]
 
 
+class _Decoded(nn.Module):
+    """A generator of codes, and their decoder."""
+
+    def __init__(self, generator: nn.Module, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.generator = generator
+        self.autoencoder = autoencoder
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.autoencoder.decode(self.generator(latent))
+
+
 def _set_momentum(optimizer: Optimizer, momentum: float) -> None:
     for group in optimizer.param_groups:
         if "momentum" in group:
             group["momentum"] = momentum
+    if momentum and isinstance(optimizer, RMSprop):
+        # It makes its buffers in its first step, and only if it has a momentum then.
+        for parameter, state in optimizer.state.items():
+            state.setdefault("momentum_buffer", torch.zeros_like(parameter))

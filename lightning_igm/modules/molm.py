@@ -1,14 +1,15 @@
 """Method of Learned Moments: match the gradients of a critic, learn the critic now and then."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_igm.checks import non_negative, one_of, positive
 from lightning_igm.distributed import all_mean, all_sum, mean_gradients, world_size
+from lightning_igm.losses._support import couples_images
 from lightning_igm.losses.adversarial import logistic_critic_loss
 from lightning_igm.losses.moments import (
     check_moment_network,
@@ -103,7 +104,7 @@ class MoLM(AdversarialModule):
             self._optimizers["critic"] = (self._optimizers["critic"][0], None)
         if estimator == "u_statistic":
             for name, module in generator.named_modules():
-                if isinstance(module, _BatchNorm):
+                if couples_images(module):
                     raise ValueError(
                         f"estimator: 'u_statistic' needs independent fakes, but the generator's "
                         f"layer {name!r} is a {type(module).__name__}; use a generator without "
@@ -190,6 +191,28 @@ class MoLM(AdversarialModule):
             raise ValueError("data: the training set is empty; MoLM needs at least one image")
         # Filled in on the device: to copy a number there would be to wait for it.
         return all_sum(total) / all_sum(torch.full((), count, device=total.device))
+
+    def training_images(self) -> Iterator[Tensor]:
+        """Every training image once, in order and as the data module prepares them, in batches.
+
+        Under several ranks, this rank's share of them.
+        """
+        for batch in self.ordered_data().ordered_train_dataloader():
+            yield self.images_of(self.trainer.strategy.batch_to_device(batch, dataloader_idx=0))
+
+    def ordered_data(self) -> Any:
+        """The data module, which must be able to give every training image once, in order.
+
+        Raises:
+            ValueError: It is not.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "ordered_train_dataloader"):
+            raise ValueError(
+                f"data: {type(data).__name__} has no ordered_train_dataloader(), which must give "
+                "every training image once, in order; subclass datamodules.ImageDataModule"
+            )
+        return data
 
     def _moments(self, images: Tensor) -> Tensor:
         return all_mean(mean_moments(self.critic, images, images_only=True, **self._features))

@@ -14,11 +14,30 @@ _PROGRESS = ("params", "initial_lr", "last_epoch", "base_lrs")
 
 
 def settings_of(configured: Any) -> dict[str, Any]:
-    """The plain settings of a fresh optimizer (lr, betas ...) or schedule (T_max, gamma ...)."""
+    """Class and plain settings of a fresh optimizer (lr, betas ...) or schedule (T_max ...)."""
     is_optimizer = isinstance(configured, Optimizer)
     values = configured.param_groups[0] if is_optimizer else configured.state_dict()
     names = [name for name in values if not name.startswith("_") and name not in _PROGRESS]
-    return {name: values[name] for name in names if is_plain(values[name])}
+    plain = {name: values[name] for name in names if is_plain(values[name])}
+    return {"class": type(configured).__name__} | plain
+
+
+def check_classes(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> None:
+    """Check that optimizers and schedules are of the classes that they were of.
+
+    Args:
+        then: Their settings in the checkpoint.
+        now: Their settings as configured for this run.
+
+    Raises:
+        ValueError: One is of another class, or there are more or fewer.
+    """
+    before, after = (", ".join(each["class"] for each in every) for every in (then, now))
+    if before != after:
+        raise ValueError(
+            f"ckpt_path: optimizers and schedules were {before} in the checkpoint and are {after} "
+            "now; a run that goes on can change their settings only"
+        )
 
 
 def apply_changes(

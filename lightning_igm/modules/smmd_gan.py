@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lightning_igm.checks import above_zero, non_negative, one_of
+from lightning_igm.checks import above_zero, non_negative, one_of, positive
 from lightning_igm.losses.jacobians import (
     features_and_squared_jacobian_norms,
     features_of,
@@ -51,6 +51,9 @@ class SMMDGAN(DiscrepancyGAN):
             them (``interp``), at images of either kind (``mix``), or at ``noise`` from N(0, 100).
         estimator: Of MMD^2.
         critic_steps: Critic steps per generator step.
+        jacobian_probes: Number of random vectors for an unbiased estimate of the squared norms
+            (Hutchinson's), which costs less where f has more features than that; None for the exact
+            norms.
         **kwargs: The arguments of :class:`~lightning_igm.modules.adversarial.AdversarialModule`.
 
     Raises:
@@ -74,6 +77,7 @@ class SMMDGAN(DiscrepancyGAN):
         mu: Mu = "real",
         estimator: Estimator = "unbiased",
         critic_steps: int = 5,
+        jacobian_probes: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, critic, critic_steps=critic_steps, **kwargs)
@@ -84,6 +88,9 @@ class SMMDGAN(DiscrepancyGAN):
         self.lam = non_negative("lam", lam)
         self.mu = one_of("mu", mu, get_args(Mu))
         self.estimator = one_of("estimator", estimator, get_args(Estimator))
+        self.jacobian_probes = (
+            None if jacobian_probes is None else positive("jacobian_probes", jacobian_probes)
+        )
 
     def discrepancy(self, real: Tensor, fake: Tensor) -> Tensor:
         """Scaled MMD^2."""
@@ -104,7 +111,9 @@ class SMMDGAN(DiscrepancyGAN):
     def features_and_scale(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         """Features ``(N, D)`` of the real images, and the scale ``()``."""
         points = self._points(real, fake)
-        features, squared_norms = features_and_squared_jacobian_norms(self.critic, points)
+        features, squared_norms = features_and_squared_jacobian_norms(
+            self.critic, points, probes=self.jacobian_probes, generator=self.noise
+        )
         x = features if points is real else features_of(self.critic, real)
         if self.scaling == "paper":
             return x, squared_sigma(self.kernel, features, squared_norms, self.lam)

@@ -31,12 +31,12 @@ def synchronise_batch_norms(network: nn.Module) -> None:
 
 class _OverRanks(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        batch_statistics = self.training or self.running_mean is None
-        if world_size() == 1 or not batch_statistics:
+        # In evaluation ranks may be on their own: one without running statistics takes its batch's.
+        if world_size() == 1 or not self.training:
             return super().forward(input)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         output, mean, var = global_batch_norm(input, self.weight, self.bias, self.eps)
-        if self.training and self.running_mean is not None:
+        if self.running_mean is not None:
             count = cast(Tensor, self.num_batches_tracked).add_(1)
             momentum = 1 / float(count) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean.to(self.running_mean), momentum)

@@ -35,6 +35,8 @@ class BatchShift(nn.Module):
         channels: Channels of the maps.
     """
 
+    couples_images = True
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channels))

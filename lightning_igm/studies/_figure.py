@@ -1,13 +1,32 @@
-"""What the studies of toy problems share: a folder, a table, a figure."""
+"""What the studies share: a command, a folder, a table, a figure."""
 
 import argparse
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["figure", "out_folder", "write_table"]
+__all__ = ["console", "figure", "out_folder", "write_table"]
+
+
+def console(main: Callable[[], Any], name: str) -> None:
+    """Run a study from the command line; what is wrong is said in one line, and at its start.
+
+    Args:
+        main: The study; what it returns is printed.
+        name: Its name.
+    """
+    try:
+        missing = [module for module in ("matplotlib", "scipy") if find_spec(module) is None]
+        if missing:
+            raise ValueError(f"there is no {', '.join(missing)}; install lightning_igm[studies]")
+        printed = main()
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{name}: {error}") from None
+    if printed is not None:
+        print(printed)
 
 
 def out_folder(name: str, description: str, arguments: Sequence[str] | None) -> Path:

@@ -54,7 +54,7 @@ class Cell:
     def variant(self) -> str:
         """Name of all that is the same in the panels of one picture."""
         words = [self.model, f"ring{self.dim}d"]
-        words += [f"beta{self.beta2:g}"] if self.beta2 is not None else []
+        words += [f"beta{self.beta2}"] if self.beta2 is not None else []
         words += [self.regulariser] if self.regulariser is not None else []
         return "-".join([*words, str(self.iterations)])
 
@@ -136,10 +136,15 @@ def read_results(folder: Path) -> list[Result]:
     """All results in a folder, in the order of their settings."""
     results = []
     for path in folder.glob("*.json"):
-        record = json.loads(path.read_text())
-        cell = Cell(**{field.name: record["cell"][field.name] for field in fields(Cell)})
-        samples = torch.tensor(record["samples"])
-        results.append(Result(cell, record["scores"], record["seconds"], samples))
+        try:
+            record = json.loads(path.read_text())
+            cell = Cell(**{field.name: record["cell"][field.name] for field in fields(Cell)})
+            samples = torch.tensor(record["samples"])
+            results.append(Result(cell, record["scores"], record["seconds"], samples))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"out: {path} is damaged, or no result of this study; remove it and start again"
+            ) from error
     return sorted(results, key=lambda result: _order(result.cell))
 
 

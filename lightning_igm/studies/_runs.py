@@ -70,14 +70,16 @@ def _igm(arguments: Sequence[str], log: Path) -> tuple[int, float]:
 
 def _train(folder: Path, words: Sequence[str]) -> bool:
     """Train one; whether all its losses were finite."""
-    times, log = folder / "seconds.txt", folder / "log.txt"
+    times, legs, log = (folder / f"{name}.txt" for name in ("seconds", "legs", "log"))
     if not times.exists():
         arguments = ["fit", *words, f"--run.dir={folder}", "--ckpt_path=last"]
         folder.mkdir(parents=True, exist_ok=True)
         status, seconds = _igm([*arguments, "--trainer.enable_progress_bar=false"], log)
+        with legs.open("a") as file:  # A run that was stopped goes on in another process.
+            file.write(f"{seconds:.1f}\n")
         if status and _DIVERGED not in log.read_text():
             raise RuntimeError(f"igm fit {' '.join(words)} failed; see {log}")
-        times.write_text(f"{seconds:.1f}\n")
+        times.write_text(f"{sum(map(float, legs.read_text().split())):.1f}\n")
     return _DIVERGED not in log.read_text()
 
 

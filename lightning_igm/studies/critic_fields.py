@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lightning_igm.studies._closed_forms import GradientConstraint, Normal
-from lightning_igm.studies._figure import figure, out_folder, write_table
+from lightning_igm.studies._figure import console, figure, out_folder, write_table
 
 __all__ = ["EDGE", "NODES", "gcmmd_critic", "main", "node_gradients", "sobolev_critic"]
 
@@ -156,4 +156,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console(main, "critic_fields")

@@ -23,7 +23,7 @@ from lightning_igm.losses.kernels import Gaussian
 from lightning_igm.losses.mmd import mmd2
 from lightning_igm.losses.scaled_mmd import smmd_scale
 from lightning_igm.networks.spectral import advance_spectral_norms, singular_values, spectral_norm
-from lightning_igm.studies._figure import figure, out_folder, write_table
+from lightning_igm.studies._figure import console, figure, out_folder, write_table
 
 __all__ = ["condition_numbers", "main", "train"]
 
@@ -121,4 +121,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console(main, "critic_spectra")

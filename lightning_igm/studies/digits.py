@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_igm.compare import Curve, draw, interval, read_final
+from lightning_igm.studies._figure import console
 from lightning_igm.studies._runs import read_timed_curve, score_all, train_all
 
 __all__ = ["METHODS", "Run", "main", "summary"]
@@ -164,4 +165,4 @@ def main(arguments: Sequence[str] | None = None) -> str:
 
 
 if __name__ == "__main__":
-    print(main())
+    console(main, "digits")

@@ -24,7 +24,7 @@ from torch import Tensor
 from lightning_igm.losses.kernels import Gaussian
 from lightning_igm.losses.scaled_mmd import lipschitz_mmd
 from lightning_igm.studies._closed_forms import GradientConstraint, Normal, mmd2, peak, witness
-from lightning_igm.studies._figure import figure, out_folder, write_table
+from lightning_igm.studies._figure import console, figure, out_folder, write_table
 
 __all__ = [
     "LOSSES",
@@ -298,4 +298,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console(main, "dirac")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lightning_igm.studies._closed_forms import GradientConstraint, Normal, mmd2, peak, witness
-from lightning_igm.studies._figure import figure, out_folder, write_table
+from lightning_igm.studies._figure import console, figure, out_folder, write_table
 
 __all__ = ["distances", "gcmmd", "main", "mmd", "smmd"]
 
@@ -117,4 +117,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console(main, "gaussians")

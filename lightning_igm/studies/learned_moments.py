@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_igm.compare import Curve, draw
+from lightning_igm.studies._figure import console
 from lightning_igm.studies._runs import read_timed_curve, train_all
 
 __all__ = ["main", "summary"]
@@ -86,4 +87,4 @@ def main(arguments: Sequence[str] | None = None) -> str:
 
 
 if __name__ == "__main__":
-    print(main())
+    console(main, "learned_moments")

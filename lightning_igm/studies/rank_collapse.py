@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_igm.studies._figure import figure, out_folder, write_table
+from lightning_igm.studies._figure import console, figure, out_folder, write_table
 
 __all__ = ["EXAMPLES", "Critic", "losing_rank", "main", "widening"]
 
@@ -145,4 +145,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console(main, "rank_collapse")

@@ -23,6 +23,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import groupby, product
 from multiprocessing import connection, get_context, parent_process
@@ -32,6 +33,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from lightning_igm.studies._figure import console
 from lightning_igm.studies._ring_cells import Cell, ensembles, read_results, train
 from lightning_igm.studies._ring_models import MODELS
 from lightning_igm.studies._ring_report import draw, write_tables
@@ -285,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a study, or what is left of it.
 
     Raises:
-        ValueError: Another process is at the same study in the same folder.
+        ValueError: Another process is at the same study in the same folder, or a worker is gone.
     """
     options = _parser().parse_args(arguments)
     study, folder = _STUDIES[options.study][0], options.out / options.study
@@ -293,6 +295,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with FileLock(folder / ".lock", timeout=0):
             study(options, folder)
+    except BrokenProcessPool:
+        raise ValueError(
+            "a process was killed, or its memory was full; what is done is kept: start again, with "
+            "fewer --processes perhaps"
+        ) from None
     except Timeout:
         raise ValueError(
             f"out: {folder} is in use by another process; wait for it, or choose another folder"
@@ -300,7 +307,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"ring: {error}") from None
+    console(main, "ring")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from tiny_gan import TinyGAN, TinyImages, assert_same_training, fitted_state, tiny_trainer
+from tiny_gan import TinyGAN, TinyImages, assert_same_training, tiny_trainer
 from torch import nn
 
 from lightning_igm.callbacks.critic_spectrum import CriticSpectrum
@@ -73,7 +73,16 @@ def test_logged_values_equal_numpys(tmp_path):
         norm = model.critic[3].weight.norm().item()
         assert float(row["largest_singular_value/3"]) == pytest.approx(norm, rel=1e-6)
         assert float(row["condition_number/3"]) == 1.0
-    assert not any("critic_complexity" in row for row in (first, second))
+
+
+def test_the_complexity_is_that_of_the_training_images(tmp_path):
+    model = CriticGAN()
+    fit(tmp_path, model, CriticSpectrum(every_n_steps=6))
+    [row] = logged(tmp_path)
+    images = (TinyImages().images / 255).requires_grad_()
+    [slopes] = torch.autograd.grad(model.critic(images).sum(), images)
+    expected = 1 + 10 * slopes.flatten(1).square().sum(1).mean().item()
+    assert float(row["critic_complexity"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_all_singular_values_are_written(tmp_path):
@@ -179,9 +188,12 @@ def test_weights_that_are_not_finite_are_nan(tmp_path):
     assert logged(tmp_path)[0]["condition_number/3"] == "nan"
 
 
-def test_a_module_without_a_critic_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"^CriticSpectrum: TinyGAN has no critic; leave the call"):
-        fitted_state(tmp_path, CriticSpectrum())
+@pytest.mark.parametrize("critic", [None, nn.Flatten()])
+def test_a_module_without_a_critic_to_measure_is_refused(critic, tmp_path):
+    model = CriticGAN()
+    model.critic = critic
+    with pytest.raises(ValueError, match=r"^CriticSpectrum: CriticGAN has no critic with Conv"):
+        fit(tmp_path, model, CriticSpectrum())
 
 
 @pytest.mark.parametrize(

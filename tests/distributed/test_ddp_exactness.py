@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import SGD, Adam
 from two_ranks import started
@@ -228,7 +229,7 @@ def networks(out_dim=1, spectral=None, batch_norm=None):
 
 
 def train(name, optimizer, steps=5, dtype=torch.float64):
-    """Weights at the start and at the end, the loggers' latest values, and the data's moments."""
+    """Weights at the start and at the end, what was logged last, and the data's moments."""
     torch.manual_seed(0)
     kind, arguments = (RUNS | WRONG_RUNS)[name]
     names = "out_dim", "spectral", "batch_norm"
@@ -251,7 +252,8 @@ def train(name, optimizer, steps=5, dtype=torch.float64):
         strategy=DDPStrategy(process_group_backend="gloo") if ranks > 1 else "auto",
         max_steps=steps,
         max_epochs=-1,
-        logger=False,
+        logger=(logged := LatestValues()),
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -262,7 +264,23 @@ def train(name, optimizer, steps=5, dtype=torch.float64):
     trainer.fit(model, datamodule=NoiseImages(batch_size=GLOBAL_BATCH // ranks))
     assert trainer.global_step == steps
     moments = getattr(model, "data_moments", None)
-    return start, weights(model), model.latest, moments
+    return start, weights(model), logged.values, moments
+
+
+class LatestValues(Logger):
+    """On every rank, as all of them are compared."""
+
+    name, version = "latest", 0
+
+    def __init__(self):
+        super().__init__()
+        self.values = {}
+
+    def log_metrics(self, metrics, step=None):
+        self.values |= {name: torch.tensor(value) for name, value in metrics.items()}
+
+    def log_hyperparams(self, params):
+        pass
 
 
 def weights(model):
@@ -281,13 +299,15 @@ def furthest(first, second):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", RUNS)
 def test_two_ranks_train_like_one_process_on_the_joined_batch(ranks, name, optimizer):
-    start, expected, _, moments = train(name, OPTIMIZERS[optimizer])
+    start, expected, logged, moments = train(name, OPTIMIZERS[optimizer])
     assert furthest(start, expected) > 1e-3
     first, second = ranks.run(train, name, OPTIMIZERS[optimizer])
     assert equal(first[1], second[1])
     assert equal(first[0], start)
     # Adam divides small gradients by their size and so magnifies rounding.
     assert furthest(first[1], expected) < (1e-10 if optimizer == "sgd" else 1e-8)
+    assert equal(first[2], second[2])
+    assert furthest(first[2], logged) < 1e-5
     if moments is not None:
         assert torch.equal(first[3], second[3])
         assert (first[3] - moments).abs().max() < 1e-8

@@ -282,4 +282,6 @@ def test_bad_arguments_are_named():
         value(weights=torch.ones(2))
     with pytest.raises(ValueError, match=r"^critic: shape \(3, 2, 1\) is not allowed"):
         value(x=x[..., None])
+    with pytest.raises(ValueError, match=r"^z: no points are not allowed"):
+        gradient_constrained_mmd2(Gaussian(), identity, x, x, x[:0], 1.0)
     assert value(Linear()).item() == pytest.approx(0, abs=1e-6)

@@ -200,6 +200,13 @@ def test_sums_check_their_terms():
         Sum([Linear(), Linear()], [1.0, -0.5])
 
 
+@pytest.mark.parametrize("kernel", [Gaussian(), Linear(), Sum([Linear(), Gaussian()])])
+def test_features_of_two_precisions_count_in_the_better_one(kernel):
+    a, b = torch.rand(3, 2), torch.rand(4, 2, dtype=torch.float64)
+    assert torch.equal(kernel(a, b), kernel(a.double(), b))
+    assert torch.equal(kernel(b, a), kernel(b, a.double()))
+
+
 def test_features_that_do_not_fit_are_named():
     kernel = Gaussian()
     with pytest.raises(ValueError, match=r"^a: shape \(2, 3, 4\) is not allowed.*\(N, D\)"):

@@ -176,6 +176,8 @@ def test_bad_inputs_are_named(solver):
         lipschitz_mmd(Gaussian(), x, x, x[..., None], 1.0)
     with pytest.raises(ValueError, match=r"^z: points of length 1 are not allowed"):
         lipschitz_mmd(Gaussian(), x, x, x[:, :1], 1.0)
+    with pytest.raises(ValueError, match=r"^z: no points are not allowed"):
+        lipschitz_mmd(Gaussian(), x, x, x[:0], 1.0)
 
 
 def test_against_a_linear_programme(solver):

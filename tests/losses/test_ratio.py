@@ -107,6 +107,12 @@ def test_exact_values(sigmas):
     assert losses == pytest.approx(expected["losses"], abs=1e-10)
 
 
+def test_integers_count_as_numbers():
+    q, p = torch.tensor([0, 1, 3]), torch.tensor([[0], [2]], dtype=torch.uint8).squeeze(1)
+    assert torch.equal(density_ratio(q, p, [1.0]), density_ratio(q.float(), p.float(), [1.0]))
+    assert torch.equal(median_bandwidths(q, p), median_bandwidths(q.float(), p.float()))
+
+
 @pytest.mark.parametrize("one", [2, 2.0, torch.tensor(2.0), torch.tensor([2.0])])
 def test_one_bandwidth_needs_no_list(one):
     assert torch.equal(density_ratio(Q, P, one), density_ratio(Q, P, [2.0]))

@@ -225,6 +225,8 @@ def test_bad_inputs_are_named():
         smmd2(Gaussian(1.0), lambda x: x, x[:1], x, x, lam=1.0)
     with pytest.raises(ValueError, match=r"^critic: shape \(3, 2, 1\) is not allowed"):
         smmd2(Gaussian(1.0), lambda x: x[..., None], x, x, x, lam=1.0)
+    with pytest.raises(ValueError, match=r"^mu: no images are not allowed"):
+        smmd2(Gaussian(1.0), lambda x: x, x, x, x[:0], lam=1.0)
     for coefficient in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match=r"^coefficient: .* is not allowed; .* above 0"):
             smmd_scale(torch.ones(3), coefficient=coefficient)

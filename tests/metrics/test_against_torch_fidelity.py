@@ -165,3 +165,8 @@ def test_all_the_way_from_2100_images(fidelity, weights, small_inputs):
     assert ours["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
     assert ours["inception_score"] == pytest.approx(theirs["inception_score_mean"], rel=1e-3)
     assert ours["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
+
+
+def test_certain_logits_have_a_finite_score():
+    logits = 2000 * torch.eye(10)[torch.arange(5).repeat(50)]
+    assert inception_score(logits, splits=2)[0] == pytest.approx(5, rel=1e-2)

@@ -58,6 +58,10 @@ def test_files_that_do_not_serve_give_one_line(tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), path)
     with pytest.raises(ValueError, match="is of another network; python -m"):
         CIFAR10Classifier(path).prepare()
+    for note in (b"this is not weights", b"error 404", b"<html>", b""):
+        path.write_bytes(note)
+        with pytest.raises(ValueError, match=r"is damaged; python -m|holds more than tensors"):
+            CIFAR10Classifier(path).prepare()
     torch.save({"head.weight": Touch(tmp_path / "executed")}, path)
     with pytest.raises(ValueError, match="nothing of it was executed"):
         CIFAR10Classifier(path).prepare()

@@ -77,5 +77,15 @@ def test_bad_input() -> None:
         frechet_distance(mean[None], cov, mean, cov)
     with pytest.raises(ValueError, match="not finite"):
         frechet_distance(mean, cov, mean, cov * float("nan"))
+    skew = torch.tensor([[1.0, 0.5], [0.0, 1.0]])
+    opposed = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+    for first, second in ((skew, cov), (cov, skew)):
+        with pytest.raises(ValueError, match=r"^cov[12]: a matrix that is not symmetric"):
+            frechet_distance(mean, first, mean, second)
+    for first, second in ((opposed, cov), (cov, opposed)):
+        with pytest.raises(ValueError, match="not positive semidefinite"):
+            frechet_distance(mean, first, mean, second)
+    with pytest.raises(ValueError, match=r"^cov1: a negative variance"):
+        frechet_distance(mean, -cov, mean, cov)
     with pytest.raises(ValueError, match="2 or more rows"):
         moments(torch.rand(1, 3))

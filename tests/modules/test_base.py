@@ -1,10 +1,12 @@
 """What all methods share: the clock, updates of one player, sampling and checks."""
 
 import csv
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from tiny_models import (
     LATENT_DIM,
     NoiseImages,
@@ -19,6 +21,7 @@ from tiny_models import (
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lightning_igm.checks import supported_trainer
 from lightning_igm.modules import GAN, AdversarialModule, ImplicitGenerativeModule
 from lightning_igm.run import MetricsCSV
 
@@ -353,11 +356,19 @@ def test_another_latent_size_is_refused():
         tiny(latent_dim=7)
 
 
-@pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
+@pytest.mark.parametrize("precision", ["16-mixed", "16-true", "bf16-true"])
 def test_half_precision_is_refused(monkeypatch, precision):
     # Lightning itself replaces 16-mixed where there is no GPU.
     monkeypatch.setattr(Trainer, "precision", precision)
     refuse(tiny(), f"precision.*{precision}.*bf16-mixed")
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
+def test_strategies_that_cut_networks_up_are_refused(strategy):
+    trainer = SimpleNamespace(precision="32-true", strategy=object.__new__(strategy))
+    message = f"trainer.strategy: {strategy.__name__} is not supported .* use 'auto' or 'ddp'"
+    with pytest.raises(ValueError, match=message):
+        supported_trainer(trainer)
 
 
 def test_bfloat16_autocast_trains():

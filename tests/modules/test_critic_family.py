@@ -191,6 +191,19 @@ def test_the_generators_gradient_matches_finite_differences(name):
     assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-4, abs=1e-9)
 
 
+def test_random_vectors_stand_in_for_the_exact_jacobian():
+    torch.manual_seed(0)
+    real, fake = torch.rand(2, 16, 3, 8, 8)
+    exact = tiny(SMMDGAN, critic=tiny_critic(out_dim=3))
+    estimated = tiny(SMMDGAN, critic=exact.critic, jacobian_probes=4)
+    complexity = 1 / exact.features_and_scale(real, fake)[1]
+    draws = torch.stack([1 / estimated.features_and_scale(real, fake)[1] for _ in range(100)])
+    assert draws.std() > 0
+    assert (draws.mean() - complexity).abs() < 4 * draws.std() / 10
+    fit(estimated, max_steps=1)
+    assert estimated.latest["critic_loss"].isfinite()
+
+
 @pytest.mark.parametrize("name", ["smmd", "gcmmd", "mmd-gp-l2", "cramer"])
 def test_several_features(name):
     kind, settings = METHODS[name]
@@ -239,6 +252,7 @@ def test_every_update_sees_a_batch_of_its_own(kind):
         (SMMDGAN, {"kernel": Distance()}, r"kernel: Distance\(\) is not allowed"),
         (GCMMDGAN, {"kernel": Distance()}, r"kernel: Distance\(\) is not allowed"),
         (SMMDGAN, {"coefficient": 0.0}, "coefficient: 0.0 is not allowed"),
+        (SMMDGAN, {"jacobian_probes": 0}, "jacobian_probes: 0 is not allowed"),
         (SMMDGAN, {"lam": -1.0}, "lam: -1.0 is not allowed"),
         (SMMDGAN, {"mu": "uniform"}, "mu: 'uniform' is not allowed"),
         (SMMDGAN, {"scaling": "eq7"}, "scaling: 'eq7' is not allowed"),

@@ -202,6 +202,7 @@ def test_median_bandwidths_are_those_of_the_batch(word, factors):
 
 def test_bandwidths_may_be_variances():
     assert line(sigmas=[4.0, 9.0], bandwidth_is="variance").sigmas == [2.0, 3.0]
+    assert line(sigmas=4).sigmas == [4.0]
     assert line(sigmas=(4.0, 9.0)).sigmas == [4.0, 9.0]
 
 

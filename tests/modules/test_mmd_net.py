@@ -118,6 +118,21 @@ def test_momentum_follows_its_schedule():
     assert seen == [0.9, 0.9, 0.99, 0.99, 0.3]
 
 
+def test_momentum_that_begins_later_is_that_of_an_optimizer_which_begins_then():
+    weights = []
+    for momentum in ({0: 0.0, 2: 0.5}, {0: 0.0}):
+        torch.manual_seed(0)
+        model = MMDNet(
+            tiny_generator(batch_norm=False),
+            momentum=momentum,
+            generator_optimizer=torch.optim.RMSprop,
+        )
+        fit(model, max_steps=3)
+        weights.append(copied(model))
+    # The third step is the first with a momentum, whose buffer has nothing in it yet.
+    torch.testing.assert_close(weights[0], weights[1])
+
+
 # --- the autoencoder ----------------------------------------------------------------------------
 
 

@@ -64,13 +64,16 @@ def spoil(path, fault):
         state = torch.load(path, weights_only=True)
         state["state_dict"] = {f"autoencoder.{key}": v for key, v in state["state_dict"].items()}
         torch.save(state, path)
+    elif fault == "one byte":
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
     elif fault == "not of a run":
         torch.save({"weights": torch.ones(3)}, path)
     else:
         path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"a note"}[fault])
 
 
-FAULTS = ["cut", "empty", "text", "not of a run", "malicious", "of another method"]
+FAULTS = ["cut", "one byte", "empty", "text", "not of a run", "malicious", "of another method"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -117,6 +120,33 @@ def test_changed_networks_are_named(run, monkeypatch, capsys):
     assert "does not fit the model" in line
     assert "generator.layers.4.weight ((4,) in the checkpoint, (8,) now) and 4 more" in line
     assert contents(run) == before
+
+
+def test_another_kind_of_optimizer_is_named(run, monkeypatch, capsys):
+    before = contents(run)
+    words = ["--ckpt_path=last", "--model.critic_optimizer=SGD", "--model.critic_optimizer.lr=0.1"]
+    line = mistake([*arguments("gan", run), *words], monkeypatch, capsys)
+    assert "were Adam, Adam in the checkpoint and are Adam, SGD now" in line
+    kept = contents(run)
+    assert all(kept[path] == content for path, content in before.items())
+
+
+def test_a_leg_without_the_table_of_metrics_leaves_its_rows(run):
+    rows = (run / "metrics.csv").read_text()
+    words = [*arguments("gan", run), "--ckpt_path=last"]
+    main([*words, "--trainer.max_steps=10", "--trainer.logger=false"])
+    main([*words, "--trainer.max_steps=12"])
+    assert (run / "metrics.csv").read_text().startswith(rows)
+
+
+def test_what_another_run_is_writing_is_left_alone(tmp_path):
+    mine, other = tmp_path / ".last.ckpt.part", tmp_path / "other" / ".config.yaml.part"
+    other.parent.mkdir()
+    for path in (mine, other, other.with_name(".lock")):
+        path.touch()
+    with exclusive(tmp_path):
+        assert not mine.exists()
+        assert other.exists()
 
 
 def test_a_finished_run_says_so_and_does_nothing(run, capsys):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from statistics import median
 
@@ -16,8 +17,8 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
+from lightning_igm.studies import _figure, _ring_films, ring
 from lightning_igm.studies import _ring_cells as cells_module
-from lightning_igm.studies import _ring_films, ring
 from lightning_igm.studies._ring_cells import Cell, Result, ensembles, read_results, train
 from lightning_igm.studies._ring_films import frame_steps
 from lightning_igm.studies._ring_report import is_stable, summary
@@ -300,6 +301,30 @@ def test_mistakes_are_named(options, message, capsys, tmp_path):
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ['{"cell": {"mod', "{}", "[]"])
+def test_a_damaged_result_is_named(content, tmp_path):
+    (tmp_path / "cells").mkdir()
+    path = tmp_path / "cells" / "gan.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"^out: .*gan.json is damaged, or no result of this"):
+        read_results(tmp_path / "cells")
+
+
+def test_a_worker_that_is_killed_is_one_line(tmp_path, monkeypatch):
+    def broken(*_):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(ring, "run", broken)
+    with pytest.raises(ValueError, match="a process was killed, or its memory was full"):
+        study(tmp_path, "grid", "--seeds", "0")
+
+
+def test_what_is_not_installed_is_said_before_anything_is_trained(monkeypatch):
+    monkeypatch.setattr(_figure, "find_spec", lambda name: None if name == "matplotlib" else 1)
+    with pytest.raises(SystemExit, match=r"^ring: there is no matplotlib; install lightning_igm"):
+        _figure.console(pytest.fail, "ring")
 
 
 def test_one_study_at_a_time_in_a_folder(tmp_path):
