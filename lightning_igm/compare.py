@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lightning_igm.run import CONFIG, METRICS, SCORE_FILE
@@ -25,6 +26,12 @@ SCORES = (
     *("modes", "reverse_kl", "color_js", "modes_covered", "hq", "mmd2_0.2"),
 )
 """Scores that are compared by default, where the runs have them."""
+
+
+_UNREADABLE = (
+    *(ValueError, LookupError, TypeError, AttributeError, OSError),
+    *(csv.Error, YAMLError, OmegaConfBaseException),
+)
 
 
 class Curve(NamedTuple):
@@ -236,7 +243,7 @@ def _naming(path: Path) -> Iterator[None]:
     """Say which file cannot be read: an error of the body shows as one line with its name."""
     try:
         yield
-    except (ValueError, LookupError, TypeError, AttributeError, csv.Error, YAMLError) as error:
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: it is not what a run writes ({reason})") from error
 

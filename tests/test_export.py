@@ -60,16 +60,16 @@ def test_the_checkpoint_before_serves_when_the_last_is_damaged(run, tmp_path):
 def test_no_module_is_imported_because_a_checkpoint_names_it(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    Path("my_losses.py").write_text(
+    Path("my_methods.py").write_text(
         "from lightning_igm import SMMDGAN\nclass Mine(SMMDGAN): pass\n"
     )
     state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-    nested = {"generator": {"class_path": "my_losses.Mine"}}
+    nested = {"generator": {"class_path": "my_methods.Mine"}}
     torch.save(state | {"hyper_parameters": state["hyper_parameters"] | nested}, "nested")
-    with pytest.raises(ValueError, match="import my_losses first"):
+    with pytest.raises(ValueError, match="import my_methods first"):
         load("nested")
     for class_path, message in (
-        ("my_losses.Mine", "import my_losses first"),
+        ("my_methods.Mine", "import my_methods first"),
         ("lightning_igm.load", "no method of this package"),
         ("lightning_igm.Nothing", "is not there"),
     ):
@@ -77,12 +77,13 @@ def test_no_module_is_imported_because_a_checkpoint_names_it(run, tmp_path, monk
         torch.save(state, class_path)
         with pytest.raises(ValueError, match=message):
             load(class_path)
-    assert "my_losses" not in sys.modules
+    assert "my_methods" not in sys.modules
     with pytest.raises(ValueError, match="import: 'no_such' cannot be imported"):
-        console(["my_losses.Mine", "g.pt2", "--import", "no_such"])
-    console(["my_losses.Mine", "g.pt2", "--import", "my_losses"])
+        console(["my_methods.Mine", "g.pt2", "--import", "no_such"])
+    console(["my_methods.Mine", "g.pt2", "--import", "my_methods"])
     assert Path("g.pt2").exists()
-    assert type(load("my_losses.Mine")).__name__ == "Mine"
+    assert type(load("my_methods.Mine")).__name__ == "Mine"
+    monkeypatch.delitem(sys.modules, "my_methods")
 
 
 def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path, monkeypatch):
@@ -143,7 +144,7 @@ def test_generated_codes_are_decoded(tmp_path):
     program = torch.export.load(tmp_path / "g.pt2").module()
     torch.testing.assert_close(program(latents), expected)
     images = to_uint8(expected, (0.0, 1.0)).expand(-1, 3, -1, -1)
-    assert torch.equal(QuantisedGenerator(model)((latents + 1) / 2), images)
+    assert torch.equal(QuantisedGenerator(model)(latents), images)
 
 
 def test_what_makes_no_images_is_refused(tmp_path):

@@ -39,7 +39,8 @@ def test_what_a_checkpoint_lacks_is_named_in_one_line(
     part, missing, checkpoint, tmp_path, monkeypatch, capsys
 ):
     old = deepcopy(checkpoint)
-    reduce(getitem, part, old).pop(missing)
+    state = reduce(getitem, part, old)
+    state["renamed"] = state.pop(missing)
     torch.save(old, tmp_path / "old.ckpt")
     arguments = [*SMALL, f"--run.dir={tmp_path / 'run'}", f"--ckpt_path={tmp_path / 'old.ckpt'}"]
     monkeypatch.setattr(sys, "argv", ["igm", "fit", *arguments, "--trainer.max_steps=2"])

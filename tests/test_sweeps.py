@@ -145,6 +145,8 @@ def test_the_sweep_of_the_notebook_runs_over_its_loss(command, monkeypatch):
             Path(Path(magic.split()[1]).name).write_text(content)
     monkeypatch.syspath_prepend(Path.cwd())
     sweep = yaml.safe_load(Path("my_sweep.yaml").read_text())
+    monkeypatch.delitem(sys.modules, "my_losses", raising=False)
     cli = main([*command(sweep, points(sweep)[-1]), *SHRUNK, "--run.dir=run"])
+    monkeypatch.delitem(sys.modules, "my_losses")
     assert type(cli.model).__name__ == "LeastSquaresGAN"
     assert cli.trainer.global_step == 2

@@ -14,8 +14,7 @@ from lightning_igm.checks import checkpoint_has_all, positive
 from lightning_igm.files import replacing
 from lightning_igm.losses._support import couples_images
 from lightning_igm.losses.jacobians import squared_jacobian_norms
-from lightning_igm.metrics.images import training_images
-from lightning_igm.metrics.rng import isolated_rng
+from lightning_igm.metrics.images import first_images
 from lightning_igm.modules.support import eval_mode
 from lightning_igm.networks.spectral import singular_values
 
@@ -124,18 +123,17 @@ class CriticSpectrum(EveryNSteps):
         kept = getattr(pl_module, "latest", {}).get("critic_complexity")
         if kept is not None:
             return float(kept)
-        critic, data = cast(nn.Module, pl_module.critic), getattr(trainer, "datamodule", None)
-        if not hasattr(data, "ordered_train_dataloader") or any(
-            map(couples_images, critic.modules())
-        ):
+        critic = cast(nn.Module, pl_module.critic)
+        data: Any = getattr(trainer, "datamodule", None)
+        coupled = any(map(couples_images, critic.modules()))
+        if coupled or not hasattr(data, "ordered_train_dataloader"):
             return None
         if self._images is None:
-            with isolated_rng():
-                images = next(training_images(data, pl_module.device))[:_IMAGES]
             low, high = data.value_range
-            self._images = images / 255 * (high - low) + low
+            images = first_images(data, pl_module.device, _IMAGES) / 255 * (high - low) + low
+            self._images = images.to(next(critic.parameters()).dtype)
         with torch.no_grad(), eval_mode(critic):
-            norms = squared_jacobian_norms(critic, self._images)
+            norms = squared_jacobian_norms(lambda x: critic(x).reshape(len(x), -1), self._images)
         return 1 + _COEFFICIENT * float(norms.mean())
 
     def _warn(self, conditions: dict[str, float], step: int) -> None:

@@ -231,6 +231,8 @@ class ImageMetrics(Evaluation):
         """Format ``history`` as text, with what the scores depend on below."""
         about = self._protocol
         lines = score_table(self.history)
+        if not about:  # The rows are those of a checkpoint.
+            return "\n".join(lines)
         lines.append(
             f"{about['num_samples']:,} generated and {about['real_images']:,} "
             f"{'training' if about['split'] == 'train' else 'test'} images, "

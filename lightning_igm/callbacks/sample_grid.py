@@ -14,11 +14,11 @@ from lightning_igm.callbacks.cadence import EveryNSteps
 from lightning_igm.callbacks.ema import evaluation_weights
 from lightning_igm.checks import checkpoint_has_all
 from lightning_igm.metrics.images import (
+    first_images,
     image_data,
     of_images,
     save_png,
     to_uint8,
-    training_images,
 )
 from lightning_igm.metrics.points import BLUE, ORANGE, of_points, plane, scatter, surroundings
 from lightning_igm.metrics.rng import isolated_rng
@@ -158,13 +158,7 @@ class SampleGrid(EveryNSteps):
         return scatter(sets, surroundings(shown))
 
     def _real_grid(self, trainer: Trainer, device: torch.device) -> Tensor:
-        batches: list[Tensor] = []
-        with isolated_rng():
-            for batch in training_images(image_data(trainer), device):
-                batches.append(batch)
-                if sum(map(len, batches)) >= self.num_samples:
-                    break
-        return self._grid(torch.cat(batches)[: self.num_samples])
+        return self._grid(first_images(image_data(trainer), device, self.num_samples))
 
     def _grid(self, images: Tensor) -> Tensor:
         """Lay uint8 images ``(N, C, H, W)`` out as one RGB image ``(3, height, width)``."""

@@ -153,6 +153,8 @@ def gradient_constrained_mmd2(
     if rank is not None and rank < 1:
         raise ValueError(f"rank: {rank} is not allowed; it must be 1 or more, or None")
     non_negative("tolerance", tolerance)
+    if len(z) == 0:
+        raise ValueError("z: no points are not allowed; it must have 1 or more")
     points, jacobians = features_and_jacobians(critic, z.detach())
     real = points if x is z and not x.requires_grad else features_of(critic, x)
     fake = features_of(critic, y)
@@ -175,8 +177,6 @@ class _Support:
         self, kernel: Kernel, points: Tensor, jacobians: Tensor, weights: Tensor | None
     ) -> None:
         m, d = points.shape
-        if m == 0:
-            raise ValueError("z: no points are not allowed; it must have 1 or more")
         if weights is None:
             weights = points.new_full((m,), 1 / (m * world_size()))
         elif weights.shape != (m,):

@@ -43,7 +43,8 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     """
     distance, _, product = _parts(mean1, cov1, mean2, cov2)
     values = torch.linalg.eigvalsh(product)
-    _check_positive(values)
+    if values[0] < -_ROUNDING * _scale(mean1, cov1) * _scale(mean2, cov2):
+        raise ValueError("cov1: a matrix that is not positive semidefinite is not allowed")
     overlap = values.clamp_min(0).sqrt().sum()
     squared: Tensor = (distance - 2 * overlap).clamp_min(0)
     return squared
@@ -118,15 +119,17 @@ def _parts(
     distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace()
     if not (distance.isfinite() and cov1.isfinite().all() and cov2.isfinite().all()):
         raise ValueError("mean1, cov1, mean2, cov2: values that are not finite are not allowed")
-    for name, cov in (("cov1", cov1), ("cov2", cov2)):
-        if (cov - cov.mT).abs().max() > _ROUNDING * cov.diagonal().abs().max():
+    slack = _ROUNDING * torch.stack([_scale(mean1, cov1), _scale(mean2, cov2)])
+    for name, cov, least in (("cov1", cov1, slack[0]), ("cov2", cov2, slack[1])):
+        if (cov - cov.mT).abs().max() > least:
             raise ValueError(f"{name}: a matrix that is not symmetric is not allowed")
-        if cov.diagonal().min() < 0:
+        if cov.diagonal().min() < -least:
             raise ValueError(f"{name}: a negative variance is not allowed")
     factor, failed = torch.linalg.cholesky_ex(cov2)
     if failed:
         values, vectors = torch.linalg.eigh(cov2)
-        _check_positive(values)
+        if values[0] < -slack[1]:
+            raise ValueError("cov2: a matrix that is not positive semidefinite is not allowed")
         factor = vectors * values.clamp_min(0).sqrt()
         return distance, factor, factor.mT @ cov1 @ factor
     # Half of the work: the factor is triangular, and eigenvalues need the lower triangle only.
@@ -138,9 +141,9 @@ def _parts(
     return distance, factor, product
 
 
-def _check_positive(eigenvalues: Tensor) -> None:
-    if eigenvalues[0] < -_ROUNDING * eigenvalues.abs().max():
-        raise ValueError("cov1, cov2: a matrix that is not positive semidefinite is not allowed")
+def _scale(mean: Tensor, cov: Tensor) -> Tensor:
+    """Size of the sums that a covariance is made of, whose rounding is in it."""
+    return cov.diagonal().abs().max().double() + mean.square().max().double()
 
 
 def _inverse(factor: Tensor) -> Tensor:

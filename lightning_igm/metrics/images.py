@@ -10,6 +10,8 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor
 
+from lightning_igm.metrics.rng import isolated_rng
+
 
 def to_uint8(images: Tensor, value_range: tuple[float, float]) -> Tensor:
     """Quantise float images to 8 bits: clamp, scale, round.
@@ -71,6 +73,25 @@ def training_images(data: Any, device: torch.device) -> Iterator[Tensor]:
         device: Where the batches go.
     """
     return prepared_images(data.ordered_train_dataloader(), data, device)
+
+
+def first_images(data: Any, device: torch.device, count: int) -> Tensor:
+    """Return the first training images of this process as uint8 ``(count, C, H, W)``, or all.
+
+    Random states stay as they are.
+
+    Args:
+        data: The data module; see :func:`image_data`.
+        device: Where they go.
+        count: Number of images.
+    """
+    batches: list[Tensor] = []
+    with isolated_rng():
+        for batch in training_images(data, device):
+            batches.append(batch)
+            if sum(map(len, batches)) >= count:
+                break
+    return torch.cat(batches)[:count]
 
 
 def prepared_images(batches: Iterable[Any], data: Any, device: torch.device) -> Iterator[Tensor]:

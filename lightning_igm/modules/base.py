@@ -442,8 +442,9 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         """Start the run's stream of noise, or go on with it; compile networks if asked to."""
         if self.compiler:
             compile_in_place(self.compiled_networks(), self.compiler)
-        # Without seed_everything every rank has a seed of its own.
-        seed: int = self.trainer.strategy.broadcast(torch.initial_seed())
+        seed = torch.initial_seed()
+        if world_size() > 1:  # Without seed_everything every rank has a seed of its own.
+            seed = self.trainer.strategy.broadcast(seed)
         self._noise = torch.Generator(self.device).manual_seed(seed)
         if self._noise_state is not None:
             try:

@@ -83,9 +83,16 @@ def test_bad_input() -> None:
         with pytest.raises(ValueError, match=r"^cov[12]: a matrix that is not symmetric"):
             frechet_distance(mean, first, mean, second)
     for first, second in ((opposed, cov), (cov, opposed)):
-        with pytest.raises(ValueError, match="not positive semidefinite"):
+        with pytest.raises(ValueError, match=r"^cov[12]: a matrix that is not positive semid"):
             frechet_distance(mean, first, mean, second)
     with pytest.raises(ValueError, match=r"^cov1: a negative variance"):
         frechet_distance(mean, -cov, mean, cov)
     with pytest.raises(ValueError, match="2 or more rows"):
         moments(torch.rand(1, 3))
+
+
+def test_rounding_of_constant_features_is_none_of_the_callers() -> None:
+    mean, cov = torch.full((3,), 7.0), torch.diag(torch.tensor([-1e-15, 0.0, 1e-15]))
+    cov[0, 1] = 1e-15
+    assert frechet_distance(mean, cov, mean, torch.eye(3)).item() == pytest.approx(3, abs=1e-6)
+    assert frechet_distance(mean, torch.eye(3), mean, cov).item() == pytest.approx(3, abs=1e-6)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch import Callback
+from tiny_models import assert_equal
 
 from lightning_igm.cli import main
 
@@ -58,23 +59,6 @@ def run(folder, *more):
 
 def stop_before(batch):
     return "--trainer.callbacks", "test_resume.StopBefore", "--trainer.callbacks.batch", str(batch)
-
-
-def assert_equal(first, second, where="checkpoint"):
-    assert type(first) is type(second), where
-    if isinstance(first, torch.Tensor):
-        assert first.dtype == second.dtype, where
-        assert torch.equal(first, second), where
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first:
-            assert_equal(first[key], second[key], f"{where}[{key!r}]")
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second), where
-        for index, pair in enumerate(zip(first, second, strict=True)):
-            assert_equal(*pair, f"{where}[{index}]")
-    else:
-        assert first == second, where
 
 
 def outcome(folder):
