@@ -51,10 +51,13 @@ def workspace(name: str) -> Path:
 
     Args:
         name: Of the notebook.
+
+    Returns:
+        The folder, as ``.``: in outputs a path that ends on another machine would tell nothing.
     """
     for package in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(package).setLevel(logging.WARNING)
     folder = Path(tempfile.mkdtemp(prefix=f"igm-{name}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.chdir(folder)
-    return folder
+    return Path()
