@@ -7,7 +7,7 @@ of mean moments, a ratio, a kernel statistic) first makes its statistics global 
 local tensors, before the collective. In a run of one process every function is the identity.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -56,11 +56,16 @@ class _Gather(torch.autograd.Function):
         return all_sum(grads[0])[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 
+# In torch 2.11 a compiled graph with collectives has wrong gradients: they stay out of graphs.
+_all_sum: Callable[[Tensor], Tensor] = torch.compiler.disable(_AllSum.apply)
+_gather: Callable[[Tensor], Tensor] = torch.compiler.disable(_Gather.apply)
+
+
 def all_sum(tensor: Tensor) -> Tensor:
     """Sum over ranks of a tensor of the same shape on each, differentiable any number of times."""
     if world_size() == 1:
         return tensor
-    return _AllSum.apply(tensor)  # type: ignore[no-any-return]
+    return _all_sum(tensor)
 
 
 def all_mean(tensor: Tensor) -> Tensor:
@@ -72,7 +77,7 @@ def gather(rows: Tensor) -> Tensor:
     """Rows ``(W N, ...)`` of all ranks in rank order, from ``(N, ...)`` on each, differentiable."""
     if world_size() == 1:
         return rows
-    return _Gather.apply(rows)  # type: ignore[no-any-return]
+    return _gather(rows)
 
 
 def mean_gradients(gradients: Sequence[Tensor]) -> list[Tensor]:

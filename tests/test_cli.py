@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments import slurm
 
 from lightning_igm import MoLM
 from lightning_igm.cli import console, main
@@ -279,7 +280,10 @@ def test_fit_in_python_refuses_a_folder_that_holds_a_run(trained):
     assert {name: (trained / name).read_bytes() for name in files(trained)} == before
 
 
-def test_ctrl_c_stops_between_batches_and_loses_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1], ids=["ctrl-c", "slurm"])
+def test_a_signal_stops_between_batches_and_loses_nothing(number, tmp_path, monkeypatch):
+    on_slurm = staticmethod(lambda: number == signal.SIGUSR1)
+    monkeypatch.setattr(slurm.SLURMEnvironment, "detect", on_slurm)
     arguments = [*SMALL, "--trainer.max_steps=6", "--ema.decay=0.5", "--samples.every_n_steps=3"]
     straight = main(["fit", *arguments, f"--run.dir={tmp_path / 'straight'}"])
     step = MoLM.generator_step
@@ -287,7 +291,7 @@ def test_ctrl_c_stops_between_batches_and_loses_nothing(tmp_path, monkeypatch):
     def interrupted(self, real):
         step(self, real)
         if self.global_step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     run = f"--run.dir={tmp_path / 'run'}"
     with monkeypatch.context() as patch:

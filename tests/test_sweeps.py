@@ -117,7 +117,7 @@ def test_sweeps_of_learning_rates_leave_no_method_out():
         ({"model.critic_steps": 8.0}, ["model.critic_steps: 8.0", "int"]),
         ({"model.critic_steps": None}, ["model.critic_steps: None", "int"]),
         ({"model.generator_optimizer.lr": None}, ["generator_optimizer.lr: None", "float"]),
-        ({"model.critic_burst_steps": None}, ["critic_burst_steps: None", "int or null"]),
+        ({"model.critic_burst_steps": None}, ["critic_burst_steps: None", "int", "null"]),
         ({"model.critic.out_dim": [1, 2]}, ["critic.out_dim: [1, 2]", "int"]),
         ({"model.penalty_weight": "much"}, ["penalty_weight: much", "float"]),
         ({"model": {"penalty_weight": {"value": 1}}}, ["model"]),

@@ -109,9 +109,12 @@ def test_cmyk_jpeg():
 def test_16_bit_grey_keeps_its_upper_bits():
     wide = np.array([[0xAB00, 0xABFF, 0x00FF], [0xFFFF, 0x0100, 0x7F80]], np.uint16)
     expected = np.array([[0xAB, 0xAB, 0x00], [0xFF, 0x01, 0x7F]])
-    for kind in ("PNG", "TIFF", "PPM"):
-        assert np.array_equal(opened(saved(wide, kind), 1), expected)
-        assert np.array_equal(opened(saved(wide, kind)), same_in_all_channels(expected))
+    # Not all versions of Pillow write what they read.
+    grey_map = io.BytesIO(b"P5 3 2 65535\n" + wide.astype(">u2").tobytes())
+    for file in (saved(wide, "PNG"), saved(wide, "TIFF"), grey_map):
+        assert np.array_equal(opened(file, 1), expected)
+        file.seek(0)
+        assert np.array_equal(opened(file), same_in_all_channels(expected))
     big_endian = Image.frombytes("I;16B", (3, 2), wide.astype(">u2").tobytes())
     assert np.array_equal(opened(saved(big_endian, "TIFF"), 1), expected)
 
