@@ -45,11 +45,11 @@ def load(
             class in it is not of this package, and its module not imported yet.
     """
     one_of("weights", weights, ("average", "raw"))
-    folder = Path(path) if Path(path).is_dir() else None
-    file = folder / CHECKPOINTS / LAST if folder is not None else Path(path)
-    if not file.is_file():
+    in_folder = [Path(path) / CHECKPOINTS / name for name in (LAST, PREVIOUS)]
+    files = [file for file in (Path(path), *in_folder) if file.is_file()]
+    if not files:
         raise FileNotFoundError(f"path: {str(path)!r} is no checkpoint, and no folder of a run")
-    file, content = read(file) if folder is None else _read(folder)
+    file, content = _first_sound(*files)
     class_path = content.get("hyper_parameters", {}).get("_class_path", "")
     if not class_path:
         raise ValueError(
@@ -58,7 +58,10 @@ def load(
     # Lightning 2.6 calls jsonargparse >= 4.49 by old names.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     _check_imported(content["hyper_parameters"])
-    kind = getattr(_module_of(class_path), class_path.rpartition(".")[2], None)
+    try:
+        kind = getattr(import_module(_module_of(class_path)), class_path.rpartition(".")[2], None)
+    except ImportError:
+        kind = None
     if not (isinstance(kind, type) and issubclass(kind, ImplicitGenerativeModule)):
         raise ValueError(f"path: {class_path} is not there, or no method of this package")
     try:
@@ -74,16 +77,14 @@ def load(
     return model.eval()
 
 
-def _read(folder: Path) -> Saved:
-    """The last checkpoint of a run's folder, or the one before it if the last is damaged."""
-    last, previous = (folder / CHECKPOINTS / name for name in (LAST, PREVIOUS))
+def _first_sound(file: Path, *others: Path) -> Saved:
     try:
-        return read(last)
+        return read(file)
     except ValueError as error:
-        if not previous.is_file():
+        if not others:
             raise
-        rank_zero_warn(f"{error}; '{previous}' is taken")
-        return read(previous)
+        rank_zero_warn(f"{error}; '{others[0]}' is taken")
+        return _first_sound(*others)
 
 
 def _check_imported(settings: Any) -> None:
@@ -98,13 +99,12 @@ def _check_imported(settings: Any) -> None:
             _check_imported(value)
 
 
-def _module_of(class_path: str) -> Any:
+def _module_of(class_path: str) -> str:
+    """The module of a class that a checkpoint names, if it is one of ours or imported already."""
     package, _, _ = class_path.rpartition(".")
-    if package.partition(".")[0] in _KNOWN:
-        return import_module(package)
-    if package and package not in sys.modules:
+    if package.partition(".")[0] not in ("", *_KNOWN) and package not in sys.modules:
         raise ValueError(
             f"path: the checkpoint names {class_path}; import {package} first (igm export: "
             f"--import {package}), nothing is imported because a file says so"
         )
-    return sys.modules.get(package)
+    return package

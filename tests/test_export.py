@@ -52,7 +52,10 @@ def test_the_checkpoint_before_serves_when_the_last_is_damaged(run, tmp_path):
     (folder / "last.ckpt").write_bytes(b"cut")
     with pytest.warns(UserWarning, match=r"last.ckpt' is damaged.*previous.ckpt' is taken"):
         assert type(load(tmp_path / "run")).__name__ == "SMMDGAN"
-    (folder / "previous.ckpt").unlink()
+    (folder / "last.ckpt").unlink()
+    assert type(load(tmp_path / "run")).__name__ == "SMMDGAN"
+    (folder / "previous.ckpt").rename(folder / "last.ckpt")
+    (folder / "last.ckpt").write_bytes(b"cut")
     with pytest.raises(ValueError, match=r"last.ckpt' is damaged"):
         load(tmp_path / "run")
 
