@@ -69,7 +69,8 @@ class GRAMNet(AdversarialModule):
         update: ``simultaneous`` as above; ``sequential`` for f's step first, and G's gradient after
             it, on the same batch and fakes.
         log_condition_number: Log ``condition_number``, of K_qq + jitter I, the largest over
-            bandwidths, where loggers are due.
+            bandwidths, and of several bandwidths each (``condition_number/0`` and so on), where
+            loggers are due.
         log_d_star: Log ``d_star``, D* of Eq. 5, how far r is from the ratio without projector
             (:func:`~lightning_igm.losses.ratio.ratio_error`), where loggers are due.
         **kwargs: The arguments of :class:`~lightning_igm.modules.adversarial.AdversarialModule`,
@@ -191,6 +192,7 @@ class GRAMNet(AdversarialModule):
         q, p = grams.features[: grams.n_q], grams.features[grams.n_q :]
         values = {
             "pearson_divergence": pearson_divergence(ratio),
+            "ratio_second_moment": ratio.square().mean(),
             "ratio_mean": ratio.mean(),
             "ratio_min": ratio.min(),
             "ratio_negative_share": (ratio < 0).to(ratio.dtype).mean(),
@@ -198,7 +200,10 @@ class GRAMNet(AdversarialModule):
             "real_feature_scale": p.square().mean().sqrt(),
         }
         if self.log_condition_number:
-            values["condition_number"] = condition_numbers(grams, self.jitter).max()
+            numbers = condition_numbers(grams, self.jitter)
+            values["condition_number"] = numbers.max()
+            if len(numbers) > 1:
+                values |= {f"condition_number/{i}": number for i, number in enumerate(numbers)}
         if self.log_d_star:
             sigmas = self._bandwidths(q, p)
             values["d_star"] = ratio_error(fake, real, ratio, sigmas, self.jitter)

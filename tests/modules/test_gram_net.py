@@ -318,6 +318,7 @@ def test_what_is_logged(tmp_path):
     expected = {
         "critic_loss": (-(ratio - 1).square().mean() - ratio.mean()).item(),
         "pearson_divergence": (ratio - 1).square().mean().item(),
+        "ratio_second_moment": ratio.square().mean().item(),
         "ratio_mean": ratio.mean().item(),
         "ratio_min": ratio.min().item(),
         "ratio_negative_share": (ratio < 0).double().mean().item(),
@@ -331,6 +332,15 @@ def test_what_is_logged(tmp_path):
     assert row.keys() == expected.keys() | {"step", "mmd2"}
     for name, value in expected.items():
         assert row[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_the_condition_number_of_each_bandwidth_is_logged(tmp_path):
+    (row,) = logged(tmp_path, line(sigmas=[1.0, 3.0]), Points(), max_steps=1).values()
+    for number, sigma in enumerate((1.0, 3.0)):
+        gram = (-(Q - Q.mT).square() / (2 * sigma**2)).exp() + 1e-3 * torch.eye(3)
+        expected = torch.linalg.cond(gram).item()
+        assert row[f"condition_number/{number}"] == pytest.approx(expected, rel=1e-6)
+    assert row["condition_number"] == max(row["condition_number/0"], row["condition_number/1"])
 
 
 def test_diagnostics_are_made_at_logged_steps_only_and_change_nothing(tmp_path, monkeypatch):
