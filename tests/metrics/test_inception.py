@@ -43,6 +43,7 @@ def test_features_and_logits_are_the_references(extractor, weights):
 @torch.no_grad()
 def test_compiled_features_and_logits_are_the_same(extractor, weights):
     compiled = InceptionV3(weights, sha256=None)
+    compiled.prepare()
     compile_in_place([compiled], "aot_eager")
     # Of two sizes: the second is another graph's.
     for count in (2, 3):
