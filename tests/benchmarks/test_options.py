@@ -1,5 +1,6 @@
 """What options of torch change in the time of an update."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,12 @@ from bare_loop import loop_over_noise
 from timing import interleaved, median_ratio, report
 
 from lightning_igm.cli import main
+from lightning_igm.metrics import InceptionV3
+from lightning_igm.metrics.extractors import extract
 from lightning_igm.modules.compilation import check_compiler, compile_in_place
+
+sys.path.append(str(Path(__file__).parents[1] / "metrics"))
+import random_inception
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 PRESET = Path(__file__).parents[2] / "configs" / "sngan" / "digits.yaml"
@@ -48,3 +54,20 @@ def test_option(option, record_property):
     rounds = interleaved(functions, rounds=15, processor_time=True)
     ratio = median_ratio(rounds, lambda seconds: seconds[option] / seconds["plain"])
     report(record_property, f"digits, SNGAN: update {option} / plain", ratio)
+
+
+@torch.no_grad()
+def test_compiled_extractor(tmp_path, record_property):
+    weights = random_inception.write(tmp_path / "inception.pth")
+    plain, compiled = (InceptionV3(weights, sha256=None) for _ in range(2))
+    for extractor in (plain, compiled):
+        extractor.prepare()
+    compile_in_place([compiled], True)
+    images = torch.randint(256, (16, 3, 32, 32), dtype=torch.uint8)
+    functions = {
+        "compiled": lambda: extract(compiled, images),
+        "plain": lambda: extract(plain, images),
+    }
+    rounds = interleaved(functions, rounds=5, processor_time=True)
+    ratio = median_ratio(rounds, lambda seconds: seconds["compiled"] / seconds["plain"])
+    report(record_property, "InceptionV3, 16 images: compiled / plain", ratio)
