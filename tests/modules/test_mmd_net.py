@@ -415,6 +415,15 @@ def straight(tmp_path_factory):
     return run(folder), folder
 
 
+def test_parts_of_a_batch_that_ranks_cannot_share_are_refused(monkeypatch):
+    monkeypatch.setattr("lightning_igm.modules.mmd_net.world_size", lambda: 2)
+    message = (
+        r"^pretraining.batch_size: 3 is not allowed with batches of 5 on 2 processes; .* 3 parts"
+    )
+    with pytest.raises(ValueError, match=message):
+        codes(batch_size=3).training_step(torch.rand(5, *SHAPE), 0)
+
+
 # Seven batches train the autoencoder: stages begin in the first, third and fifth.
 @pytest.mark.parametrize("batch", [1, 4, 6, 8])
 def test_a_continued_run_is_the_same_run(straight, tmp_path, batch):
