@@ -1,6 +1,7 @@
 """Singular values of the critic's weights while it trains."""
 
 import csv
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,6 @@ from lightning_igm.files import replacing
 from lightning_igm.losses._support import couples_images
 from lightning_igm.losses.jacobians import squared_jacobian_norms
 from lightning_igm.metrics.images import first_images
-from lightning_igm.modules.support import eval_mode
 from lightning_igm.networks.spectral import singular_values
 
 __all__ = ["CriticSpectrum"]
@@ -35,7 +35,8 @@ class CriticSpectrum(EveryNSteps):
     ``critic_condition_number``, the largest of these ratios. All singular values go to
     ``<default_root_dir>/spectrum/step_00001000.csv`` and so on. Beside them ``critic_complexity``:
     that among the module's latest training values if it keeps one, and else ``1 + 10 E ||J||_F^2``
-    over the first 64 training images, unless the critic couples the images of a batch.
+    over the first 64 training images, unless the critic couples the images of a batch or the data
+    are points.
 
     "On gradient regularizers for MMD GANs" (Arbel, Sutherland, Bińkowski and Gretton, 2018,
     https://arxiv.org/abs/1805.11565; Figures 2 and 9): a critic whose layers lose rank makes the
@@ -125,15 +126,18 @@ class CriticSpectrum(EveryNSteps):
             return float(kept)
         critic = cast(nn.Module, pl_module.critic)
         data: Any = getattr(trainer, "datamodule", None)
+        value_range = getattr(data, "value_range", None)  # Points have none.
         coupled = any(map(couples_images, critic.modules()))
-        if coupled or not hasattr(data, "ordered_train_dataloader"):
+        if coupled or value_range is None or not hasattr(data, "ordered_train_dataloader"):
             return None
         if self._images is None:
-            low, high = data.value_range
+            low, high = value_range
             images = first_images(data, pl_module.device, _IMAGES) / 255 * (high - low) + low
             self._images = images.to(next(critic.parameters()).dtype)
-        with torch.no_grad(), eval_mode(critic):
-            norms = squared_jacobian_norms(lambda x: critic(x).reshape(len(x), -1), self._images)
+        # A copy: it changes nothing, and of a critic that was compiled to train it is not compiled.
+        copy = deepcopy(critic).eval()
+        with torch.no_grad():
+            norms = squared_jacobian_norms(lambda x: copy(x).reshape(len(x), -1), self._images)
         return 1 + _COEFFICIENT * float(norms.mean())
 
     def _warn(self, conditions: dict[str, float], step: int) -> None:

@@ -33,7 +33,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         ``()``, float64, not negative.
 
     Raises:
-        ValueError: The shapes do not match, or a value is not finite.
+        ValueError: The shapes do not match, a value is not finite, or a covariance is none.
 
     Example:
         >>> import torch

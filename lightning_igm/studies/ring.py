@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from lightning_igm.files import LOCK
 from lightning_igm.studies._figure import console
 from lightning_igm.studies._ring_cells import Cell, ensembles, read_results, train
 from lightning_igm.studies._ring_models import MODELS
@@ -293,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     study, folder = _STUDIES[options.study][0], options.out / options.study
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / LOCK, timeout=0):
             study(options, folder)
     except BrokenProcessPool:
         raise ValueError(

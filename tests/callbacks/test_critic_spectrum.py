@@ -188,6 +188,18 @@ def test_weights_that_are_not_finite_are_nan(tmp_path):
     assert logged(tmp_path)[0]["condition_number/3"] == "nan"
 
 
+def test_points_have_a_spectrum_without_complexity(tmp_path):
+    class Points(TinyImages):
+        value_range = None
+
+    torch.manual_seed(0)
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer = tiny_trainer(tmp_path, CriticSpectrum(every_n_steps=6), logger=logger)
+    trainer.fit(CriticGAN(), datamodule=Points())
+    [row] = logged(tmp_path)
+    assert "critic_complexity" not in row
+
+
 @pytest.mark.parametrize("critic", [None, nn.Flatten()])
 def test_a_module_without_a_critic_to_measure_is_refused(critic, tmp_path):
     model = CriticGAN()

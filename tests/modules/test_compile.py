@@ -76,6 +76,15 @@ def test_every_method_trains_to_the_same_weights(path):
     assert_same(trained(path, FAST), trained(path, "false"))
 
 
+def test_a_compiled_critic_is_measured(tmp_path):
+    path = ROOT / "configs" / "gan" / "digits.yaml"
+    words = [f"--config={path}", f"--model.compile={FAST}", f"--run.dir={tmp_path / 'run'}"]
+    words += ["--model.critic.init_args.width=4", "--metrics.every_n_steps=null"]
+    words += ["--trainer.callbacks=CriticSpectrum", "--trainer.callbacks.every_n_steps=1"]
+    main(["fit", *words, "--trainer.max_steps=1", "--trainer.accelerator=cpu"])
+    assert "critic_complexity" in (tmp_path / "run/metrics.csv").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_inductor_trains_to_the_same_weights(tmp_path, monkeypatch):
