@@ -56,6 +56,35 @@ def test_option(option, record_property):
     report(record_property, f"digits, SNGAN: update {option} / plain", ratio)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_half_precision(record_property):
+    """As `igm fit` takes both updates with `bf16-mixed`; it pays where bfloat16 has hardware."""
+
+    def updates(precision, channels_last):
+        preset = PRESET.parents[1] / "gan" / "cifar10.yaml"
+        words = [f"--model.channels_last={channels_last}", "--run.dir=none"]
+        model = main(["--config", str(preset), *words], run=False).model
+        if channels_last == "true":  # In `igm fit`, setup does it.
+            model.to(memory_format=torch.channels_last)
+        each = loop_over_noise(model, batch_size=32, size=32)
+
+        def both():
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+                each.both_updates()
+
+        return both
+
+    functions = {
+        "plain": updates("32-true", "false"),
+        "half": updates("bf16-mixed", "false"),
+        "half, channels last": updates("bf16-mixed", "true"),
+    }
+    rounds = interleaved(functions, rounds=5, processor_time=True)
+    for name in list(functions)[1:]:
+        ratio = median_ratio(rounds, lambda seconds, name=name: seconds[name] / seconds["plain"])
+        report(record_property, f"CIFAR-10, GAN: update, bfloat16: {name} / plain", ratio)
+
+
 @torch.no_grad()
 def test_compiled_extractor(tmp_path, record_property):
     weights = random_inception.write(tmp_path / "inception.pth")

@@ -88,6 +88,17 @@ def test_gathered_rows_carry_the_gradients_of_all_ranks_back(ranks):
         torch.testing.assert_close(second, expected)
 
 
+def gather_columns():
+    return gather((own(X)[:, None] * torch.arange(2.0)).T.detach())
+
+
+def test_rows_are_gathered_however_they_lie_in_memory(ranks):
+    for everything in ranks.run(gather_columns):
+        torch.testing.assert_close(
+            everything, (X[:, None] * torch.arange(2.0)[:, None]).flatten(0, 1)
+        )
+
+
 def averaged_gradients():
     rank = distributed.rank()
     first = torch.full((2, 3), 1.0 + rank)

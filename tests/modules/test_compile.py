@@ -1,11 +1,10 @@
 """Compiled networks train to the same weights; checkpoints, averages and exports do not know."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from small_presets import PRESETS, ROOT, two_steps
 from tiny_models import fit, tiny, tiny_generator
 from torch._dynamo.utils import counters
 
@@ -17,27 +16,8 @@ from lightning_igm.modules import GAN, MMDGAN, SNGAN, WGANGP, MMDNet, MoLM
 # torch looks at it to compile what is given the generator's images, and means to be silent.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 
-ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "configs").glob("*/*digits*.yaml"))
 # It differentiates as inductor does, and writes no code.
 FAST = "aot_eager"
-DEFAULT = ("gan/digits", "gramnet/digits", "molm/digits", "sngan/digits")
-FEW = {
-    "critic_steps": 1,
-    "critic_interval": 1,
-    "critic_burst_steps": 1,
-    "pretraining": '{"layer_steps": 1, "joint_steps": 1}',
-}
-
-
-CASES = [
-    pytest.param(
-        path,
-        id=(name := f"{path.parent.name}/{path.stem}"),
-        marks=[] if name in DEFAULT else [pytest.mark.slow],
-    )
-    for path in FILES
-]
 
 
 @pytest.fixture(autouse=True)
@@ -48,20 +28,11 @@ def fresh():
 
 def trained(path, compiler, precision="64-true"):
     """Weights after two steps, of networks of small widths."""
-    settings = yaml.safe_load(path.read_text())["model"]["init_args"]
-    words = [f"--model.{key}={value}" for key, value in FEW.items() if key in settings]
-    words += [
-        f"--model.{network}.init_args.width=4"
-        for network in ("generator", "critic", "decoder")
-        if "width" in settings.get(network, {}).get("init_args", {})
-    ]
-    words += ["--data.batch_size=16", "--run.dir=none", f"--model.compile={compiler}"]
-    cli = main([f"--config={path}", *words], run=False)
-    fit(cli.model, data=cli.datamodule, max_steps=2, log_every_n_steps=0, precision=precision)
+    weights = two_steps(path, f"--model.compile={compiler}", precision=precision).state_dict()
     # At least the generator's passes for either player, and the one that tries the backend.
     assert (counters["stats"]["unique_graphs"] > 1) == (compiler != "false")
     counters.clear()
-    return cli.model.state_dict()
+    return weights
 
 
 def assert_same(first, second):
@@ -71,7 +42,7 @@ def assert_same(first, second):
 
 
 @pytest.mark.filterwarnings("ignore:The ratio has died")  # So small a network is no use.
-@pytest.mark.parametrize("path", CASES)
+@pytest.mark.parametrize("path", PRESETS)
 def test_every_method_trains_to_the_same_weights(path):
     assert_same(trained(path, FAST), trained(path, "false"))
 

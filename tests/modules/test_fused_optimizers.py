@@ -53,3 +53,12 @@ def test_a_run_may_go_on_with_them(straight, tmp_path):
     run(tmp_path, 3, FUSED[-1])
     continued = run(tmp_path, 6, *FUSED, "--ckpt_path=last")
     torch.testing.assert_close(continued["model"], straight["model"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("formats", [("true", "false"), ("false", "true")])
+def test_a_run_may_go_on_in_another_memory_format(straight, tmp_path, formats):
+    """What the optimizer keeps was saved in the one, the weights lie in the other."""
+    before, after = (f"--model.channels_last={value}" for value in formats)
+    run(tmp_path, 3, *FUSED, before)
+    continued = run(tmp_path, 6, *FUSED, after, "--ckpt_path=last")
+    torch.testing.assert_close(continued["model"], straight["model"], rtol=1e-4, atol=1e-6)
