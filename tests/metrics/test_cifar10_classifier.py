@@ -8,7 +8,8 @@ import torch
 from lightning_igm.metrics import CIFAR10Classifier, train_cifar10_classifier
 
 
-def test_the_command_trains_and_its_file_is_loaded(tmp_path, monkeypatch):
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_command_trains_and_its_file_is_loaded(tmp_path, monkeypatch, bfloat16):
     class Data:
         def __init__(self, root, download, batch_size):
             assert not download
@@ -23,7 +24,9 @@ def test_the_command_trains_and_its_file_is_loaded(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train_cifar10_classifier, "CIFAR10DataModule", Data)
     output = tmp_path / "weights.pt"
-    accuracy = train_cifar10_classifier.main(tmp_path, output, epochs=3, batch_size=16)
+    accuracy = train_cifar10_classifier.main(
+        tmp_path, output, epochs=3, batch_size=16, bfloat16=bfloat16
+    )
     assert accuracy > 0.9
     extractor = CIFAR10Classifier(output)
     extractor.prepare()
