@@ -51,6 +51,12 @@ def on_config(config: MkDocsConfig) -> None:
     config.nav.append({"Reference": [{group: pages} for group, pages in sorted(groups.items())]})
 
 
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Links of pages lead to files of the repository; on the site these have other places."""
+    markdown = markdown.replace("](../../README.md", "](index.md")
+    return re.sub(r"\]\(\.\./\.\./notebooks/(\w+)\.ipynb", r"](notebooks/\1.md", markdown)
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what is generated."""
     for page, source in COPIES.items():

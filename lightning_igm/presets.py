@@ -26,6 +26,7 @@ _PAPERS = {
     "GRAMNet": "Srivastava et al., ICLR 2020",
     "MMDGAN": "Bińkowski et al., ICLR 2018",
     "MMDGAN(decoder)": "Li et al., NIPS 2017",
+    "MMDGAN(spectral)": "Arbel et al., NeurIPS 2018",
     "MMDNet": "Li et al., ICML 2015",
     "MoLM": "Ravuri et al., NIPS workshop 2017",
     "MoLM(hidden_weight)": "Ravuri et al., ICML 2018",
@@ -141,8 +142,9 @@ def preset_table(words: Sequence[str] = ()) -> str:
 
 def _describe(name: str, path: Path) -> Preset:
     config: dict[str, Any] = yaml.safe_load(path.read_text())
-    method = config["model"]["class_path"]
-    variants = [f"{method}({argument})" for argument in config["model"]["init_args"]]
+    method, settings = config["model"]["class_path"], config["model"]["init_args"]
+    arguments = [*settings, *settings.get("critic", {}).get("init_args", {})]
+    variants = [f"{method}({argument})" for argument in arguments]
     paper = next((_PAPERS[v] for v in variants if v in _PAPERS), _PAPERS.get(method, ""))
     data = config["data"]["class_path"].removesuffix("DataModule")
     return Preset(name, method, data, paper)

@@ -105,7 +105,7 @@ def gradient_constrained_mmd2(
 ) -> Tensor:
     """Square of the gradient-constrained MMD, of Eq. 5, by its closed form (Proposition 3).
 
-    "On gradient regularizers for MMD GANs" (Arbel, Sutherland, Binkowski and Gretton, 2018,
+    "On gradient regularizers for MMD GANs" (Arbel, Sutherland, Bińkowski and Gretton, 2018,
     https://arxiv.org/abs/1805.11565)::
 
         sup { mean f(x) - mean f(y) : ||f||^2_mu + ||grad f||^2_mu + lambda ||f||^2 <= 1 }

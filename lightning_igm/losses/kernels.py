@@ -1,8 +1,8 @@
 """Kernels on a critic's features, with what the discrepancies need of their derivatives.
 
 The names and constants are those of "On gradient regularizers for MMD GANs" (Arbel, Sutherland,
-Binkowski and Gretton, 2018, https://arxiv.org/abs/1805.11565) and of "Demystifying MMD GANs"
-(Binkowski, Sutherland, Arbel and Gretton, 2018, https://arxiv.org/abs/1801.01401).
+Bińkowski and Gretton, 2018, https://arxiv.org/abs/1805.11565) and of "Demystifying MMD GANs"
+(Bińkowski, Sutherland, Arbel and Gretton, 2018, https://arxiv.org/abs/1801.01401).
 """
 
 import math

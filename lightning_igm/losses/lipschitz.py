@@ -22,7 +22,7 @@ _NEWTON_STEPS = 30
 def lipschitz_mmd(kernel: Kernel, x: Tensor, y: Tensor, z: Tensor, lam: float) -> Tensor:
     """MMD over functions with a bounded gradient at given points.
 
-    Section 3.1 of "On gradient regularizers for MMD GANs" (Arbel, Sutherland, Binkowski and
+    Section 3.1 of "On gradient regularizers for MMD GANs" (Arbel, Sutherland, Bińkowski and
     Gretton, 2018, https://arxiv.org/abs/1805.11565)::
 
         sup { mean f(x) - mean f(y) : ||grad f(z_m)||^2 + lambda ||f||^2 <= 1 for every m }

@@ -79,7 +79,7 @@ def witness_penalty(
 ) -> Tensor:
     """Mean of ``(||grad f(x_i)|| - 1)^2`` for the witness f of an MMD, between real and fake.
 
-    The gradient penalty of "Demystifying MMD GANs" (Binkowski, Sutherland, Arbel and Gretton, 2018,
+    The gradient penalty of "Demystifying MMD GANs" (Bińkowski, Sutherland, Arbel and Gretton, 2018,
     https://arxiv.org/abs/1801.01401), with the weight 1::
 
         f(t) = mean_i K(phi(t), phi(x_i)) - mean_j K(phi(t), phi(y_j))
@@ -164,7 +164,7 @@ def activation_penalty(activations: Iterable[Tensor]) -> Tensor:
     """Sum over layers of the mean square of their activations: an L2 penalty on what a critic says.
 
     The penalty of "MMD GAN-GP-L2" in "On gradient regularizers for MMD GANs" (Arbel, Sutherland,
-    Binkowski and Gretton, 2018, https://arxiv.org/abs/1805.11565), of weight 1.
+    Bińkowski and Gretton, 2018, https://arxiv.org/abs/1805.11565), of weight 1.
 
     Args:
         activations: ``(N, ...)`` of every layer that counts; those of real and of fake images, each

@@ -1,6 +1,6 @@
 """Scaled maximum mean discrepancy, and the other discrepancies with gradient regularizers.
 
-From "On gradient regularizers for MMD GANs" (Arbel, Sutherland, Binkowski and Gretton, 2018,
+From "On gradient regularizers for MMD GANs" (Arbel, Sutherland, Bińkowski and Gretton, 2018,
 https://arxiv.org/abs/1805.11565). The kernel on images is k(x, y) = K(phi(x), phi(y)), with a
 kernel K on the features of a critic phi.
 """

@@ -17,7 +17,12 @@ from lightning_igm.checks import above_zero, checkpoint_has_all, one_of, positiv
 from lightning_igm.distributed import all_mean, mean_gradients, rank, world_size
 from lightning_igm.modules.compilation import check_compiler, compile_in_place
 from lightning_igm.modules.memory_format import laid_out_like, lay_out_state
-from lightning_igm.modules.settings import apply_changes, check_classes, settings_of
+from lightning_igm.modules.settings import (
+    apply_changes,
+    check_classes,
+    settings_of,
+    warn_of_rising_rates,
+)
 from lightning_igm.modules.support import (
     check_images,
     eval_mode,
@@ -473,6 +478,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             lay_out_state(optimizer)
         restored = [*optimizers, *self._schedulers()]
         apply_changes(restored, self._settings_before, self._settings)
+        warn_of_rising_rates(restored, self.trainer.max_steps)
         self._settings_before = []
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

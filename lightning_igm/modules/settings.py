@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from lightning_igm.modules.support import is_plain
 
-__all__ = ["apply_changes", "settings_of"]
+__all__ = ["apply_changes", "settings_of", "warn_of_rising_rates"]
 
 # How far an optimizer or schedule is, not how it is configured.
 _PROGRESS = ("params", "initial_lr", "last_epoch", "base_lrs")
@@ -74,3 +75,19 @@ def apply_changes(
         factor = factors.get(id(getattr(schedule, "optimizer", None)))
         if factor is not None:
             schedule.base_lrs = [rate * factor for rate in schedule.base_lrs]
+
+
+def warn_of_rising_rates(schedules: list[Any], max_steps: int) -> None:
+    """Tell of cosine schedules that end before the run does: their rates rise again.
+
+    Args:
+        schedules: Stepped once per generator step.
+        max_steps: Generator steps of the run; -1 for no end.
+    """
+    for schedule in schedules:
+        if isinstance(schedule, CosineAnnealingLR) and not 0 <= max_steps <= schedule.T_max:
+            end = f"at {max_steps}" if max_steps >= 0 else "never"
+            rank_zero_warn(
+                f"CosineAnnealingLR.T_max: the schedule ends at step {schedule.T_max} and the run "
+                f"{end}; after the schedule's end the learning rate rises again"
+            )

@@ -1,6 +1,7 @@
 """What all methods share: the clock, updates of one player, sampling and checks."""
 
 import csv
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -131,6 +132,15 @@ def test_schedules_step_once_per_generator_step():
     trainer = fit(model, max_steps=3)
     rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
     assert rates == pytest.approx([0.05 / 8, 0.05 / 8])
+
+
+@pytest.mark.parametrize(("steps", "end"), [(3, "at 3"), (-1, "never")])
+def test_a_cosine_schedule_that_ends_before_the_run_is_told(steps, end):
+    cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=2)
+    line = f"T_max: the schedule ends at step 2 and the run {end}; "
+    with pytest.warns(match=line):
+        fit(tiny(generator_scheduler=cosine), max_steps=steps, max_epochs=3)
+    fit(tiny(generator_scheduler=cosine), max_steps=2)
 
 
 def test_one_schedule_alone_is_of_its_own_player():
