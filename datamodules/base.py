@@ -204,6 +204,12 @@ class InMemoryDataModule(LightningDataModule, ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes to a position returned by `state_dict`."""
+        for name in ("epoch", "batches_trained"):
+            if name not in state_dict:
+                raise ValueError(
+                    f"ckpt_path: the checkpoint has no {name!r} of the data; another version of "
+                    "lightning_igm wrote it, go on with that"
+                )
         self.epoch = state_dict["epoch"]
         self.batches_trained = state_dict["batches_trained"]
 

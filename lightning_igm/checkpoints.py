@@ -98,6 +98,11 @@ def read(path: Path, *, weights_only: bool = True) -> Saved:
         content = None
     if not isinstance(content, dict) or not {"state_dict", "global_step", "loops"} <= set(content):
         raise ValueError(f"ckpt_path: {str(path)!r} is damaged, or not a checkpoint of a run")
+    version = str(content.get("pytorch-lightning_version", "2"))
+    if version.partition(".")[0] in ("0", "1"):
+        raise ValueError(
+            f"ckpt_path: {str(path)!r} was written by Lightning {version}; it must be 2 or later"
+        )
     return Saved(path, content)
 
 

@@ -15,8 +15,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -41,9 +41,11 @@ from lightning_igm.run import (
     CHECKPOINTS,
     MetricsCSV,
     SaveRunConfig,
+    check_began_only,
     check_no_run,
     choose_run_folder,
     exclusive,
+    tensorboard_logger,
 )
 from lightning_igm.wandb_runs import finishing, wandb_logger
 
@@ -56,6 +58,9 @@ USER_ERRORS = (
     modules.NonFiniteLossError,
     OmegaConfBaseException,
 )
+
+
+COMMANDS = ("presets", "fit", "validate", "test", "predict", "export")
 
 
 class IGMCLI(LightningCLI):
@@ -107,6 +112,7 @@ class IGMCLI(LightningCLI):
         self._settle_run_folder(config)
         make = partial(wandb_logger, folder=Path(config.run.dir))
         self.parser.add_instantiator(make, WandbLogger)
+        self.parser.add_instantiator(tensorboard_logger, TensorBoardLogger)
 
     def _settle_run_folder(self, config: Any) -> None:
         wanted = config.get("ckpt_path")
@@ -141,15 +147,22 @@ class IGMCLI(LightningCLI):
         wanted, weights_only = config.get("ckpt_path"), config.get("weights_only") is not False
         saved: Saved | None = None
         if wanted == "last":
-            folder = Path(config["run"]["dir"], CHECKPOINTS)
+            run, kept = Path(config["run"]["dir"]), self._get(self.config_init, "checkpoint")
+            folder = Path(kept.dirpath or run / CHECKPOINTS)
             saved = last_good(folder, self.model, weights_only=weights_only)
             if saved is None and self.subcommand != "fit":
                 raise FileNotFoundError(f"ckpt_path: 'last' is not there: {folder}")
             if saved is None:
+                check_began_only(run, kept.every_n_steps, folder)
                 _say(f"no checkpoint in {folder}; the run starts")
         elif wanted is not None:
             saved = read(Path(wanted), weights_only=weights_only)
             check_fits(saved, self.model)
+            if self.subcommand == "fit" and "optimizer_states" not in saved.content:
+                raise ValueError(
+                    f"ckpt_path: {wanted!r} holds weights only, from which no run can go on; take "
+                    "a checkpoint that has the optimizers' state"
+                )
         config["ckpt_path"] = None if saved is None else str(saved.path)
         if saved is None or wanted != "last" or self.subcommand != "fit":
             return False
@@ -158,6 +171,12 @@ class IGMCLI(LightningCLI):
             steps = saved.content["global_step"]
             _say(f"the run in {config['run']['dir']} is finished, at generator step {steps}")
         return finished
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise ValueError(f"seed_everything: {error}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what every run has: metrics.csv, a bar in generator steps, exact resume."""
@@ -181,6 +200,9 @@ class IGMCLI(LightningCLI):
         if given is False or config["fast_dev_run"]:
             return False
         loggers = [] if given in (None, True) else given if isinstance(given, list) else [given]
+        for logger in loggers:
+            if not isinstance(logger, Logger):
+                raise ValueError(f"trainer.logger: {logger!r} is not allowed; it must be a logger")
         if self.subcommand in (None, "fit"):
             loggers = [MetricsCSV(config["default_root_dir"]), *loggers]
         return loggers or False
@@ -216,6 +238,14 @@ def main(args: list[str] | None = None, *, run: bool = True) -> LightningCLI:
         sys.path.insert(0, os.getcwd())  # A console script does not see the user's own modules.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     _quieten()
+    _tell_of_stale_modules()
+    try:
+        return _command_line(args, run=run)
+    finally:
+        _tell_of_stale_modules()
+
+
+def _command_line(args: list[str] | None, *, run: bool) -> IGMCLI:
     return IGMCLI(
         modules.ImplicitGenerativeModule,
         LightningDataModule,
@@ -237,6 +267,27 @@ def main(args: list[str] | None = None, *, run: bool = True) -> LightningCLI:
         args=args,
         run=run,
     )
+
+
+_imported: dict[str, tuple[Any, float]] = {}
+"""What was imported of the user's own modules, and when its file was changed last."""
+
+
+def _tell_of_stale_modules() -> None:
+    """Warn of the user's modules that have changed since they were imported, as in a notebook."""
+    for name, module in list(sys.modules.items()):
+        path = Path(getattr(module, "__file__", None) or "/")
+        if path.parent != Path.cwd() or not path.is_file():
+            continue
+        spec, changed = getattr(module, "__spec__", None), path.stat().st_mtime
+        known = _imported.get(name)
+        if known is None or known[0] is not spec:  # New, or loaded anew.
+            _imported[name] = spec, changed
+        elif changed > known[1]:
+            rank_zero_warn(
+                f"{path.name} has changed since it was imported, and what was imported is used; "
+                f"importlib.reload({name}) or a new process takes the new one"
+            )
 
 
 def _quieten() -> None:
@@ -277,6 +328,10 @@ def console() -> None:
     try:
         if words in ([], ["-h"], ["--help"]):
             print(_HELP)
+        elif words[0] not in COMMANDS and words[0][0] != "-":
+            raise ValueError(f"{words[0]!r} is not a command; it must be {', '.join(COMMANDS)}")
+        elif words[0] == "presets" and {"-h", "--help"} & set(words):
+            print("igm presets [WORD ...]: list the presets with all these words in any column")
         elif words[0] == "presets":
             print(f"{preset_table(words[1:])}\n\nTheir files, and sweeps: {folder_of_presets()}")
         elif words[0] == "export":

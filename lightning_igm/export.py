@@ -17,7 +17,7 @@ from lightning_igm.files import replacing
 from lightning_igm.loading import load
 from lightning_igm.metrics.images import to_uint8
 from lightning_igm.modules.base import ImplicitGenerativeModule
-from lightning_igm.modules.support import stated_range
+from lightning_igm.modules.support import eval_mode, stated_range
 
 __all__ = ["QuantisedGenerator", "console", "export"]
 
@@ -87,7 +87,8 @@ def export(model: ImplicitGenerativeModule, path: str | Path) -> None:
     example = model.sample_latent(2)
     if path.suffix == ".pt2":
         batch = ({0: torch.export.Dim("batch")},)
-        program = torch.export.export(model.image_generator, (example,), dynamic_shapes=batch)
+        with eval_mode(model.generator), eval_mode(model.image_generator):
+            program = torch.export.export(model.image_generator, (example,), dynamic_shapes=batch)
         with replacing(path, "wb") as file:
             torch.export.save(program, file)
         return
@@ -98,7 +99,7 @@ def export(model: ImplicitGenerativeModule, path: str | Path) -> None:
         warnings.filterwarnings("ignore", ".*torch.jit", FutureWarning)
         warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
         # A copy: of a generator that was compiled to train, it is not compiled.
-        jit.save(jit.trace(deepcopy(QuantisedGenerator(model)), example), file)
+        jit.save(jit.trace(deepcopy(QuantisedGenerator(model)).eval(), example), file)
 
 
 def console(arguments: Sequence[str]) -> None:

@@ -64,16 +64,16 @@ def load(
         kind = None
     if not (isinstance(kind, type) and issubclass(kind, ImplicitGenerativeModule)):
         raise ValueError(f"path: {class_path} is not there, or no method of this package")
+    average = content.get("callbacks", {}).get("GeneratorEMA", {}).get("average")
     try:
         model = kind.load_from_checkpoint(file, map_location="cpu")
-    except (RuntimeError, TypeError, ArgumentError) as error:
+        if weights == "average" and average is not None:
+            model.generator.load_state_dict(average)
+    except (RuntimeError, TypeError, KeyError, ArgumentError) as error:
         raise ValueError(
             f"path: {str(file)!r} does not fit {class_path}, another version of it perhaps: "
             f"{' '.join(str(error).split())}"
         ) from error
-    average = content["callbacks"].get("GeneratorEMA", {}).get("average")
-    if weights == "average" and average is not None:
-        model.generator.load_state_dict(average)
     return model.eval()
 
 

@@ -24,8 +24,10 @@ def is_method(candidate: type) -> bool:
 
 _NULL = " - Expected a <class 'NoneType'>"
 _A_PRESET = "--config PRESET gives a model and data, and igm presets lists the presets"
-_OPTIMIZERS = [name for name in torch.optim.__all__ if name[0].isupper()]
-_SCHEDULES = [name for name in torch.optim.lr_scheduler.__all__ if name[0].isupper()]
+# Not the bases, nor those that need a closure or sparse gradients.
+_NO_OPTIMIZERS = ("Optimizer", "LBFGS", "SparseAdam")
+_OPTIMIZERS = [n for n in torch.optim.__all__ if n[0].isupper() and n not in _NO_OPTIMIZERS]
+_SCHEDULES = [n for n in torch.optim.lr_scheduler.__all__ if n[0].isupper() and n != "LRScheduler"]
 _BASES = ("ImageDataModule", "InMemoryDataModule")
 _KNOWN_CLASSES = {
     "model": [name for name in modules.__all__ if is_method(getattr(modules, name))],
@@ -41,6 +43,7 @@ _KNOWN_CLASSES = {
     "generator_scheduler": _SCHEDULES,
     "critic_scheduler": _SCHEDULES,
     "callbacks": callbacks.__all__,
+    "logger": ["WandbLogger", "TensorBoardLogger", "CSVLogger"],
     "kernel": [name for name in kernels.__all__ if name not in ("Kernel", "Pairs")],
 }
 
@@ -58,6 +61,8 @@ class OneLineParser(LightningArgumentParser):
             r"(?:[Uu]nrecognized arguments: --|does not accept option ')([\w.]+)", message
         ):
             message = f"{unknown[1]}: unknown key; allowed: {self._siblings(unknown[1])}"
+        elif word := re.search(r"[Uu]nrecognized arguments: (\w[\w/]*)", message):
+            message = f"{word[1]!r} is not an option; a preset goes by --config {word[1]}"
         elif re.search("arguments are required|is required but not", message):
             message += f"; {_A_PRESET}"
         if not self.exit_on_error:
@@ -84,6 +89,8 @@ def plain(message: str) -> str:
     line = " ".join(message.split())
     keys = re.findall(r'Parser key "([\w.]+)"', line)
     given = re.split("(?:Given|Got) value: ", line)[-1]
+    if re.match(r"\[?(\{|Namespace\()", given) and (inner := _innermost(message)):
+        return inner
     reason = re.search(rf"Errors:(?:{_NULL})? - (.*?)(?: - Expected| Given value|$)", line)
     if not keys or given == line:
         return reason[1] if reason else line
@@ -110,6 +117,8 @@ def plain(message: str) -> str:
     if absent := re.search(r"module '\S+' has no attribute '\w+'|No module named '\S+'", line):
         return f"{name}: {given!r} cannot be imported ({absent[0]}); {classes}"
     line = re.split('Parser key "', line)[-1]
+    if kind == "logger":
+        return f"{name}: {given!r} is not known; {classes}, true or false"
     types = re.findall(r"Expected an? <class '(?:\w+\.)*(\w+)'>", line)
     types += re.findall(r"Expected an? typing.Literal\[(.*?)\]", line)
     types = list(dict.fromkeys("null" if kind == "NoneType" else kind for kind in types))
@@ -118,6 +127,26 @@ def plain(message: str) -> str:
     if "Expected a dot import path" in line:
         return f"{name}: {given!r} is not known; {classes}"
     return f"{name}: {given} is not allowed ({reason[1] if reason else line})"
+
+
+def _innermost(message: str) -> str | None:
+    """The error of an argument within a class, by its whole key; lines are indented by depth."""
+    path: list[tuple[int, str]] = []
+    for line in message.splitlines():
+        text = line.lstrip(" -")
+        depth = len(line) - len(text)
+        if key := re.match(r'Parser key "([\w.]+)":', text):
+            path = [*((at, name) for at, name in path if at < depth), (depth, key[1])]
+        where = ".".join(name for _, name in path)
+        if unknown := re.fullmatch(r"([\w.]+): (unknown key; allowed: .*)", text):
+            return f"{where}.{unknown[1]}: {unknown[2]}"
+        if needed := re.search(r"arguments are required: (\w+)", text):
+            return f"{where}.{needed[1]}: not given, and needed"
+        if wrong := re.fullmatch(r"Expected an? <class '(?:\w+\.)*(\w+)'>\. Got value: (.*)", text):
+            return f"{where}: {wrong[2]} is not allowed; it must be {wrong[1]}"
+        if re.fullmatch(r"[\w.]+: .* is not allowed; .*", text):
+            return text
+    return None
 
 
 def _what_is_missing(path: str) -> str:

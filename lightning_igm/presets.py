@@ -103,14 +103,33 @@ def with_config_files(words: Sequence[str]) -> tuple[list[str], list[Path]]:
 
     Raises:
         FileNotFoundError: A config is neither a file nor a preset.
+        ValueError: A config is not given, or no YAML of options.
     """
     parser = ArgumentParser(prog="igm", add_help=False, allow_abbrev=False)
-    parser.add_argument("-c", "--config", action="append", default=[])
+    parser.add_argument("-c", "--config", action="append", default=[], nargs="?", const="")
     found, line = parser.parse_known_args(words)
     configs = [c if _YAML.search(c) else str(find_config(c)) for c in found.config]
+    for config in configs:
+        if not _YAML.search(config):
+            _check_config(Path(config))
     commands = 0 if not line or line[0].startswith("-") else 1
     line[commands:commands] = [f"--config={config}" for config in configs]
     return line, [Path(config) for config in configs if not _YAML.search(config)]
+
+
+def _check_config(path: Path) -> None:
+    """Check that a config is YAML with options in it; what they are is the parser's to check.
+
+    Raises:
+        ValueError: It is not.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"config: '{path}' cannot be read as YAML ({reason})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"config: '{path}' holds no options; a line of it is like 'model: GAN'")
 
 
 def preset_table(words: Sequence[str] = ()) -> str:

@@ -14,19 +14,21 @@ import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_igm.distributed import world_size
 from lightning_igm.files import LOCK, remove_unfinished, replacing
-from lightning_igm.wandb_runs import remember_id
+from lightning_igm.wandb_runs import log_config, remember_id
 
 __all__ = [
     "MetricsCSV",
     "SaveRunConfig",
+    "check_began_only",
     "check_no_run",
     "choose_run_folder",
     "exclusive",
+    "tensorboard_logger",
 ]
 
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.csv", "checkpoints"
@@ -63,6 +65,22 @@ def check_no_run(folder: Path) -> None:
         raise ValueError(
             f"run.dir: '{folder}' already holds a run; continue it with --ckpt_path last, or "
             "choose another folder"
+        )
+
+
+def check_began_only(folder: Path, every_n_steps: int, checkpoints: Path) -> None:
+    """Check that a run without a checkpoint is not past the step of its first.
+
+    Such a run starts anew, in its folder; a longer one had checkpoints, and would be lost.
+
+    Raises:
+        ValueError: It is past that step.
+    """
+    steps = MetricsCSV(folder).last_step()
+    if steps > every_n_steps:
+        raise ValueError(
+            f"ckpt_path: 'last' is not there: {checkpoints}; but the run in '{folder}' has come to "
+            f"step {steps}: put its checkpoint back, or choose another folder"
         )
 
 
@@ -146,8 +164,20 @@ class SaveRunConfig(SaveConfigCallback):
         with replacing(path) as file:
             file.write(text)
         for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(text))
+            log_config(logger, yaml.safe_load(text))
         remember_id(trainer.loggers, folder)
+
+
+def tensorboard_logger(kind: type[TensorBoardLogger], **arguments: Any) -> TensorBoardLogger:
+    """Make a logger that goes on in ``save_dir`` itself when its run is continued.
+
+    Args:
+        kind: Class of the logger.
+        **arguments: Of the class; a version or a name other than the default's win.
+    """
+    if arguments.get("version") is None and arguments.get("name") == "lightning_logs":
+        arguments |= {"name": "", "version": ""}
+    return kind(**(arguments | {"default_hp_metric": False}))
 
 
 class MetricsCSV(Logger):
@@ -212,6 +242,10 @@ class MetricsCSV(Logger):
         if self._columns:
             self._write(kept)
         self.rows = len(kept)
+
+    def last_step(self) -> int:
+        """Generator step of the last row; 0 if there is none."""
+        return max((int(row["step"]) for row in self._read()), default=0)
 
     def _read(self) -> list[dict[str, str]]:
         if not self.path.exists():

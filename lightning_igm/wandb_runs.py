@@ -1,4 +1,4 @@
-"""Weights & Biases runs that go with ours: their folder, their id, their best scores.
+"""Weights & Biases runs that go with ours: their folder, their id, their config, their best scores.
 
 ``--trainer.logger WandbLogger`` makes one. Without an API key it is offline, and never asks.
 """
@@ -14,10 +14,13 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-__all__ = ["best_scores", "finishing", "remember_id", "wandb_logger"]
+__all__ = ["best_scores", "finishing", "log_config", "remember_id", "wandb_logger"]
 
 _ID = "wandb_id.txt"
 _LOW = re.compile("fid|kid|color_js|reverse_kl|kl_rev|kl_fwd|mmd2_.*")
+_MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")
+_begun: set[str] = set()
+"""Ids of the runs that our loggers began."""
 _HIGH = re.compile("inception_score|precision|recall|modes|modes_covered|hq")
 
 
@@ -30,7 +33,7 @@ def wandb_logger(kind: type[WandbLogger], folder: Path, **arguments: Any) -> Wan
         **arguments: Of the class; they win, as do W&B's environment variables.
 
     Raises:
-        ValueError: W&B is not installed.
+        ValueError: W&B is not installed, would ask for a key, or does not know the mode.
     """
     environment = os.environ
     if arguments.get("save_dir") in (None, "."):  # "." is the default.
@@ -42,11 +45,20 @@ def wandb_logger(kind: type[WandbLogger], folder: Path, **arguments: Any) -> Wan
     chosen = arguments.get("id") or arguments.get("version") or "WANDB_RUN_ID" in environment
     if not chosen and (folder / _ID).is_file():
         arguments["id"] = (folder / _ID).read_text().strip()
+    mode = "offline" if arguments.get("offline") else arguments.get("mode")
+    name, mode = ("mode", mode) if mode else ("WANDB_MODE", environment.get("WANDB_MODE"))
+    if mode is not None and mode not in _MODES:
+        raise ValueError(f"{name}: {mode!r} is not allowed; it must be one of {', '.join(_MODES)}")
     try:
-        if not (arguments.get("offline") or arguments.get("mode")) and _is_without_key():
+        if mode not in ("offline", "disabled", "dryrun") and _is_without_key():
+            if mode is not None:
+                raise ValueError(
+                    f"{name}: {mode!r} needs an API key, and there is none; `wandb login` sets "
+                    "one, and 'offline' needs none"
+                )
             arguments["mode"] = "offline"
             rank_zero_info("W&B has no API key, so this run is offline; `wandb login` sets one")
-        return kind(**arguments)
+        return _with_a_run_of_its_own(kind)(**arguments)
     except ModuleNotFoundError as error:
         raise ValueError(
             "trainer.logger: WandbLogger needs W&B; pip install 'lightning-igm[wandb]'"
@@ -59,11 +71,49 @@ def _is_without_key() -> bool:
     import wandb
 
     settings = wandb.setup().settings
-    if "WANDB_MODE" in os.environ or settings.mode not in (None, "online"):
+    if settings.mode in ("offline", "disabled", "dryrun"):  # By a file of settings.
         return False
-    keys = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
-    known = settings.api_key or any(os.environ.get(key) for key in keys)
+    token = os.environ.get("WANDB_IDENTITY_TOKEN_FILE")
+    if token and not Path(token).is_file():
+        raise FileNotFoundError(f"WANDB_IDENTITY_TOKEN_FILE: {token!r} is not a file")
+    known = settings.api_key or os.environ.get("WANDB_API_KEY") or token
     return not (known or requests.utils.get_netrc_auth(settings.base_url))
+
+
+def _with_a_run_of_its_own(kind: type[WandbLogger]) -> type[WandbLogger]:
+    """The class, but its objects do not go on with the W&B run of another run of ours."""
+
+    class OfOneRun(kind):  # type: ignore[misc, valid-type]
+        @property
+        def experiment(self) -> Any:
+            import wandb
+
+            if self._experiment is None and wandb.run is not None and wandb.run.id in _begun:
+                wandb.finish()
+            run = super().experiment
+            _begun.add(getattr(run, "id", ""))
+            return run
+
+    OfOneRun.__name__ = kind.__name__
+    return OfOneRun
+
+
+def log_config(logger: Logger, config: Mapping[str, Any]) -> None:
+    """Give the whole config to a logger as hyper-parameters.
+
+    A sweep over a class holds W&B's key ``model`` for itself: what belongs there goes to
+    ``model_config``.
+    """
+    logger.log_hyperparams(dict(config))
+    if isinstance(logger, WandbLogger):
+        kept = logger.experiment.config
+        lost = {
+            f"{name}_config": value
+            for name, value in config.items()
+            if isinstance(value, Mapping) and isinstance(kept.get(name), str)
+        }
+        if lost:
+            logger.log_hyperparams(lost)
 
 
 def remember_id(loggers: Iterable[Logger], folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The command line as a user meets it: runs, continued runs, and mistakes."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -148,6 +149,21 @@ def test_last_without_a_checkpoint_starts_the_run(tmp_path):
     assert cli.trainer.global_step == 1
 
 
+def test_last_is_looked_for_where_the_checkpoints_are(tmp_path, monkeypatch, capsys):
+    words = [*SMALL, f"--run.dir={tmp_path / 'run'}", f"--checkpoint.dirpath={tmp_path / 'kept'}"]
+    words += ["--trainer.log_every_n_steps=1", "--checkpoint.every_n_steps=1"]
+    main(["fit", *words, "--trainer.max_steps=2"])
+    cli = main(["fit", *words, "--trainer.max_steps=3", "--ckpt_path=last"])
+    assert cli.trainer.global_step == 3
+    log = (tmp_path / "run/metrics.csv").read_text()
+    assert log.splitlines()[-1].startswith("3,")
+    (tmp_path / "kept").rename(tmp_path / "gone")
+    again = ["fit", *words, "--trainer.max_steps=4", "--ckpt_path=last"]
+    assert "'last' is not there" in (line := mistake(again, monkeypatch, capsys))
+    assert "has come to step 3" in line
+    assert (tmp_path / "run/metrics.csv").read_text() == log
+
+
 MISTAKES = {
     "unknown class": (["--model=NoSuch"], ["model", "'NoSuch'", "MMDNet, MoLM"]),
     "unknown data": (["--data=NoData"], ["data", "'NoData'", "DigitsDataModule"]),
@@ -192,6 +208,33 @@ MISTAKES = {
     "checkpoint path": (["--ckpt_path=nowhere.ckpt"], ["ckpt_path", "nowhere.ckpt"]),
     "interpolation": (["--model.latent_dim=${no.where}"], ["no.where"]),
     "config file": (["--config=nowhere.yaml"], ["nowhere.yaml"]),
+    "no config": (["--config"], ["config", "''", "igm presets"]),
+    "preset without its option": (["quickstart"], ["'quickstart'", "--config quickstart"]),
+    "schedule without an argument": (
+        ["--model.generator_scheduler=StepLR"],
+        ["model.generator_scheduler.step_size", "not given"],
+    ),
+    "optimizer with a closure": (
+        ["--model.critic_optimizer=LBFGS"],
+        ["critic_optimizer", "LBFGS", "closure"],
+    ),
+    "optimizer of sparse gradients": (
+        ["--model.generator_optimizer=SparseAdam"],
+        ["generator_optimizer", "SparseAdam", "dense"],
+    ),
+    "no optimizer": (["--model.critic_optimizer=null"], ["critic_optimizer", "None"]),
+    "rate out of range": (["--model.critic_optimizer.lr=-1"], ["critic_optimizer", "-1"]),
+    "seed out of range": (["--seed_everything=-3"], ["seed_everything", "-3"]),
+    "unknown logger": (["--trainer.logger=WandbLoger"], ["trainer.logger", "WandbLogger"]),
+    "argument of a callback": (
+        ["--trainer.callbacks+=CriticSpectrum", "--trainer.callbacks.every_n_steps=0"],
+        ["CriticSpectrum.every_n_steps", "0", "1 or more"],
+    ),
+    "generator of pairs": (["--model.generator=test_cli.PairGenerator"], ["generator", "tuple"]),
+    "generator without parameters": (
+        ["--model.generator=test_cli.FixedGenerator"],
+        ["generator", "FixedGenerator", "no parameters"],
+    ),
     "critic with batch norm": (
         ["--model.critic=test_cli.BatchNormCritic"],
         ["critic", "BatchNorm2d", "batch normalization"],
@@ -201,6 +244,85 @@ MISTAKES = {
         ["critic", "LayerNorm", "Linear and Conv2d"],
     ),
 }
+
+
+class PairGenerator(torch.nn.Linear):
+    latent_dim = 4
+
+    def __init__(self):
+        super().__init__(4, 4)
+
+    def forward(self, latent):
+        return super().forward(latent), latent
+
+
+class FixedGenerator(torch.nn.Identity):
+    latent_dim = 4
+
+
+IN_FILES = {
+    "model: {init_args: {critic_step: 2}}": ["model.critic_step:", "critic_steps"],
+    "data: {init_args: {noize: 1}}": ["data.noize:", "noise"],
+    "model: {init_args: {generator: {init_args: {widht: 4}}}}": ["model.generator.widht:", "width"],
+    "model: {init_args: {critic_steps: two}}": ["model.critic_steps:", "two", "int"],
+    "": ["own.yaml", "no options"],
+    "- 1": ["own.yaml", "no options"],
+    "a: [": ["own.yaml", "YAML"],
+}
+
+
+@pytest.mark.parametrize("text", IN_FILES)
+def test_mistake_in_a_file_names_the_whole_key(text, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own.yaml").write_text(text)
+    arguments = ["fit", *SMALL, f"--run.dir={tmp_path / 'run'}", f"--config={tmp_path}/own.yaml"]
+    line = mistake(arguments, monkeypatch, capsys)
+    for word in IN_FILES[text]:
+        assert word in line
+
+
+def test_commands_that_are_none_and_the_help_of_presets(monkeypatch, capsys):
+    assert "'bogus' is not a command; it must be presets, " in mistake(
+        ["bogus"], monkeypatch, capsys
+    )
+    monkeypatch.setattr(sys, "argv", ["igm", "presets", "--help"])
+    console()
+    assert capsys.readouterr().out.startswith("igm presets [WORD ...]")
+
+
+SLIPS = {
+    "return self.critic(fake)": "generator_loss: shape (50,) is not allowed",
+    "pass": "generator_loss: NoneType is not allowed",
+    "return self.critic(fake).mean().detach()": "does not depend on the generator",
+}
+
+
+@pytest.mark.parametrize("line", SLIPS)
+def test_a_slip_in_an_own_loss_is_named(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = f"slip_{list(SLIPS).index(line)}"
+    (tmp_path / f"{module}.py").write_text(
+        "from lightning_igm import GAN\n\n\nclass Slip(GAN):\n"
+        f"    def generator_loss(self, real, fake):\n        {line}\n"
+    )
+    words = ["fit", "--config=gan/digits", *SMALL[2:5], f"--model={module}.Slip"]
+    assert SLIPS[line] in mistake(words, monkeypatch, capsys)
+
+
+def test_an_own_module_that_has_changed_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = tmp_path / "changing_loss.py"
+    own.write_text("from lightning_igm import GAN\n\n\nclass Own(GAN):\n    pass\n")
+    words = ["--config=gan/digits", "--model=changing_loss.Own"]
+    main(words, run=False)
+    main(words, run=False)
+    later = own.stat().st_mtime + 5
+    os.utime(own, (later, later))
+    with pytest.warns(match=r"changing_loss\.py has changed since it was imported"):
+        main(words, run=False)
+    importlib.reload(sys.modules["changing_loss"])
+    main(words, run=False)
 
 
 class BatchNormCritic(torch.nn.Sequential):

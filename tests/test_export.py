@@ -128,6 +128,24 @@ def test_exports_make_the_generators_images(run, tmp_path, capsys):
         export(model, tmp_path / "g.onnx")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("suffix", [".pt2", ".pth"])
+def test_a_model_in_training_is_exported_as_it_samples(run, tmp_path, suffix):
+    model = load(run).train()
+    export(model, tmp_path / f"model{suffix}")
+    assert model.generator.training
+    latent = model.eval().sample_latent(3)
+    if suffix == ".pt2":
+        program, expected = torch.export.load(tmp_path / "model.pt2").module(), model(latent)
+        torch.testing.assert_close(program(latent), expected)
+    else:
+        noise = (latent + 1) / 2
+        program = torch.jit.load(tmp_path / "model.pth")
+        levels = program(noise).int() - QuantisedGenerator(model)(noise).int()
+        assert levels.abs().max() <= 1
+
+
 def test_grey_images_become_rgb_and_normal_latents_stay():
     generator = DCGANGenerator(image_size=16, channels=1, output="tanh").eval()
     model = GAN(generator, DCGANCritic(image_size=16, channels=1))

@@ -3,7 +3,6 @@
 import sys
 from copy import deepcopy
 from functools import reduce
-from operator import getitem
 
 import pytest
 import torch
@@ -25,6 +24,11 @@ def checkpoint(tmp_path_factory):
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)
 
 
+def named(state, name):
+    """Lightning's own callbacks have their arguments in the key."""
+    return state[next(key for key in state if key.startswith(name))]
+
+
 @pytest.mark.parametrize(
     ("part", "missing"),
     [
@@ -33,13 +37,18 @@ def checkpoint(tmp_path_factory):
         (("training_state",), "critic_steps_taken"),
         (("callbacks", "SampleGrid"), "noise"),
         (("callbacks", "GeneratorEMA"), "average"),
+        (("callbacks", "GeneratorCheckpoint"), "dirpath"),
+        (("exact_resume",), "rows"),
+        (("exact_resume",), "random"),
+        (("DigitsDataModule",), "epoch"),
+        (("DigitsDataModule",), "batches_trained"),
     ],
 )
 def test_what_a_checkpoint_lacks_is_named_in_one_line(
     part, missing, checkpoint, tmp_path, monkeypatch, capsys
 ):
     old = deepcopy(checkpoint)
-    state = reduce(getitem, part, old)
+    state = reduce(named, part, old)
     state["renamed"] = state.pop(missing)
     torch.save(old, tmp_path / "old.ckpt")
     arguments = [*SMALL, f"--run.dir={tmp_path / 'run'}", f"--ckpt_path={tmp_path / 'old.ckpt'}"]
@@ -67,3 +76,27 @@ def test_a_checkpoint_of_a_later_lightning_goes_on_with_a_warning(checkpoint, tm
     with pytest.warns(UserWarning, match=r"99\.0"):
         cli = main(["fit", *arguments, "--trainer.max_steps=2"])
     assert cli.trainer.global_step == 2
+
+
+def test_averages_of_another_version_are_one_line_of_load(checkpoint, tmp_path):
+    old = deepcopy(checkpoint)
+    average = old["callbacks"]["GeneratorEMA"]["average"]
+    average.pop(next(iter(average)))
+    torch.save(old, tmp_path / "old.ckpt")
+    with pytest.raises(ValueError, match=r"does not fit lightning_igm.* another version"):
+        load(tmp_path / "old.ckpt")
+
+
+def test_a_checkpoint_of_a_first_lightning_is_refused(checkpoint, tmp_path):
+    torch.save(checkpoint | {"pytorch-lightning_version": "1.5.0"}, tmp_path / "old.ckpt")
+    with pytest.raises(ValueError, match=r"was written by Lightning 1\.5\.0; it must be 2 or"):
+        load(tmp_path / "old.ckpt")
+
+
+def test_weights_alone_are_loaded_and_not_gone_on_from(checkpoint, tmp_path):
+    path = tmp_path / "weights.ckpt"
+    extra = ("callbacks", "optimizer_states", "lr_schedulers", "exact_resume")
+    torch.save({key: value for key, value in checkpoint.items() if key not in extra}, path)
+    assert load(path).sample(2).shape == (2, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"ckpt_path: .* holds weights only"):
+        main(["fit", *SMALL, f"--run.dir={tmp_path / 'run'}", f"--ckpt_path={path}"])

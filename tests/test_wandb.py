@@ -191,6 +191,11 @@ def test_scores_of_test_go_to_the_run_at_its_generator_step(continued):
     assert [step for step, _ in last.points("fid")] == [4]
 
 
+class Made:
+    def __init__(self, **arguments):
+        self.arguments = arguments
+
+
 def test_without_a_key_a_run_is_offline_says_so_and_never_asks(tmp_path, monkeypatch, caplog):
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -205,7 +210,7 @@ def test_without_a_key_a_run_is_offline_says_so_and_never_asks(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("source", ["variable", "netrc", "mode", "argument"])
-def test_with_a_key_or_a_mode_given_nothing_is_changed(source, tmp_path, monkeypatch):
+def test_with_a_key_or_without_a_need_nothing_is_changed(source, tmp_path, monkeypatch):
     netrc = tmp_path / "netrc"
     netrc.touch(mode=0o600)
     monkeypatch.setenv("NETRC", str(netrc))
@@ -217,27 +222,21 @@ def test_with_a_key_or_a_mode_given_nothing_is_changed(source, tmp_path, monkeyp
         monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:9")
         netrc.write_text(f"machine localhost login user password {'k' * 40}\n")
     elif source == "mode":
-        monkeypatch.setenv("WANDB_MODE", "online")
+        monkeypatch.setenv("WANDB_MODE", "disabled")
     else:
-        given = {"mode": "online"}
-    made = []
-    wandb_logger(lambda **arguments: made.append(arguments), tmp_path, **given)
-    assert [arguments.get("mode") for arguments in made] == [given.get("mode")]
+        given = {"mode": "offline"}
+    made = wandb_logger(Made, tmp_path, **given)
+    assert made.arguments.get("mode") == given.get("mode")
 
 
 def test_variables_and_arguments_of_wandb_win(tmp_path, monkeypatch):
-    made = []
-
-    def make(**arguments):
-        made.append(arguments)
-
     (tmp_path / "wandb_id.txt").write_text("ours\n")
-    wandb_logger(make, tmp_path)
-    wandb_logger(make, tmp_path, id="mine", name="me", project="p", save_dir="here")
+    mine = {"id": "mine", "name": "me", "project": "p", "save_dir": "here"}
+    made = [wandb_logger(Made, tmp_path), wandb_logger(Made, tmp_path, **mine)]
     for name in ("DIR", "NAME", "PROJECT", "RUN_ID"):
         monkeypatch.setenv(f"WANDB_{name}", f"from {name}")
-    wandb_logger(make, tmp_path, save_dir=".")
-    assert made == [
+    made.append(wandb_logger(Made, tmp_path, save_dir="."))
+    assert [each.arguments for each in made] == [
         {"save_dir": tmp_path, "project": "lightning_igm", "name": tmp_path.name, "id": "ours"},
         {"save_dir": "here", "project": "p", "name": "me", "id": "mine"},
         {"save_dir": "from DIR"},
@@ -269,6 +268,61 @@ def test_without_wandb_one_line_says_how_to_install_it(monkeypatch, capsys):
     assert lines == [
         "igm: trainer.logger: WandbLogger needs W&B; pip install 'lightning-igm[wandb]'"
     ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "line"),
+    [
+        ({"WANDB_MODE": "online"}, [], "WANDB_MODE: 'online' needs an API key"),
+        ({"WANDB_MODE": "shared"}, [], "WANDB_MODE: 'shared' needs an API key"),
+        ({}, ["--trainer.logger.mode=online"], "mode: 'online' needs an API key"),
+        ({"WANDB_MODE": "bogus"}, [], "WANDB_MODE: 'bogus' is not allowed"),
+        ({"WANDB_MODE": ""}, [], "WANDB_MODE: '' is not allowed"),
+        ({"WANDB_IDENTITY_TOKEN_FILE": "nofile"}, [], "WANDB_IDENTITY_TOKEN_FILE: 'nofile'"),
+    ],
+)
+def test_what_would_ask_for_a_key_is_one_line(
+    variables, arguments, line, tmp_path, monkeypatch, capsys
+):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (told,) = fails([*WANDB, *arguments, "--run.dir=run"], monkeypatch, capsys)
+    assert told.startswith(f"igm: {line}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_runs_in_python_are_two_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    ids = []
+    for name in ("first", "second"):
+        words = ["--config=gan/digits", *SMALL, *WANDB, "--metrics.every_n_steps=null"]
+        words += [f"--run.dir={tmp_path / name}", "--trainer.max_steps=1"]
+        cli = main(words, run=False)
+        cli.trainer.fit(cli.model, cli.datamodule)
+        ids.append((tmp_path / name / "wandb_id.txt").read_text().strip())
+        assert len(list((tmp_path / name).glob(f"wandb/offline-run-*-{ids[-1]}"))) == 1
+    wandb.finish()
+    assert ids[0] != ids[1]
+
+
+# W&B does not close the file of the sweep's values.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_sweep_over_the_class_keeps_the_models_config(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    parameters = tmp_path / "parameters.yaml"
+    parameters.write_text("wandb_version: 1\nmodel:\n  value: SNGAN\n")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(parameters))
+    words = ["--config=sngan/digits", *SMALL, *WANDB, "--metrics.every_n_steps=null"]
+    main(["fit", *words, "--model=SNGAN", f"--run.dir={tmp_path / 'run'}", "--trainer.max_steps=1"])
+    (file,) = (tmp_path / "run/wandb").glob("offline-run-*/run-*.wandb")
+    config = Kept(file).config
+    assert config["model"] == "SNGAN"
+    assert config["model_config"]["init_args"]["critic_steps"] == 2
 
 
 def test_a_run_that_fails_is_not_left_open(monkeypatch, capsys):

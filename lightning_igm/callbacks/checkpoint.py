@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_igm.checkpoints import AtomicCheckpointIO, CheckpointNotWrittenError
-from lightning_igm.checks import positive
+from lightning_igm.checks import checkpoint_has_all, positive
 from lightning_igm.distributed import rank, world_size
 from lightning_igm.modules.base import ImplicitGenerativeModule, NonFiniteLossError
 from lightning_igm.run import CHECKPOINTS, MetricsCSV, check_no_run
@@ -51,6 +51,7 @@ class GeneratorCheckpoint(ModelCheckpoint):
             every_n_train_steps=positive("GeneratorCheckpoint.every_n_steps", every_n_steps),
             enable_version_counter=False,
         )
+        self.every_n_steps = every_n_steps
         self._started = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -104,9 +105,10 @@ class GeneratorCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state of the run in the same folder; another run's paths are not ours."""
-        if Path(state_dict["dirpath"]).resolve() == Path(self.dirpath or "").resolve():
-            state_dict = {**state_dict, "dirpath": self.dirpath}
-            super().load_state_dict(state_dict)
+        with checkpoint_has_all("the state of its checkpoints"):
+            if Path(state_dict["dirpath"]).resolve() == Path(self.dirpath or "").resolve():
+                state_dict = {**state_dict, "dirpath": self.dirpath}
+                super().load_state_dict(state_dict)
 
 
 class ExactResume(Callback):
@@ -217,8 +219,9 @@ class ExactResume(Callback):
     ) -> None:
         """Keep them until training starts."""
         if "exact_resume" in checkpoint:
-            self._rows = checkpoint["exact_resume"]["rows"]
-            self._random_states = checkpoint["exact_resume"]["random"]
+            with checkpoint_has_all("exact_resume"):
+                self._rows = checkpoint["exact_resume"]["rows"]
+                self._random_states = checkpoint["exact_resume"]["random"]
 
 
 class _Signals:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torchmetrics
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_igm.callbacks.cadence import EveryNSteps
@@ -100,6 +100,8 @@ class Evaluation(EveryNSteps):
             if trainer.is_global_zero and isinstance(logger, WandbLogger):
                 # Not by W&B's own minimum: that of a continued run would begin anew.
                 logger.experiment.summary.update(best_scores(self.history))
+            elif isinstance(logger, TensorBoardLogger):  # It has no summary: the latest is it.
+                logger.log_metrics(best_scores(self.history), step=trainer.global_step)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate, except in the sanity check."""

@@ -114,7 +114,7 @@ class Kernel(ABC):
         Raises:
             ValueError: The kernel has no such constant.
         """
-        self._refuse()
+        self._refuse("scaling_constant")
 
     def profile(self, squared_distances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Values g, g' and g'' at squared distances: K(a, b) = g(||a - b||^2) + w <a, b>.
@@ -122,13 +122,14 @@ class Kernel(ABC):
         Raises:
             ValueError: The kernel is not of this form.
         """
-        self._refuse()
+        self._refuse("profile")
 
-    def _refuse(self) -> NoReturn:
+    def _refuse(self, lacking: str) -> NoReturn:
         raise ValueError(
             f"kernel: {self!r} is not allowed where derivatives of the kernel are needed (scaled, "
-            "gradient-constrained and Lipschitz MMD); it must have second derivatives at zero "
-            "distance, as Gaussian, RationalQuadratic, InverseMultiquadric, Linear and sums have"
+            f"gradient-constrained and Lipschitz MMD), for it has no {lacking}; it must have "
+            "second derivatives at zero distance, as Gaussian, RationalQuadratic, "
+            "InverseMultiquadric, Linear and sums have"
         )
 
     def __repr__(self) -> str:

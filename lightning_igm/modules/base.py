@@ -20,14 +20,17 @@ from lightning_igm.modules.memory_format import laid_out_like, lay_out_state
 from lightning_igm.modules.settings import (
     apply_changes,
     check_classes,
+    made_optimizer,
     settings_of,
     warn_of_rising_rates,
 )
 from lightning_igm.modules.support import (
     check_images,
+    check_loss,
     eval_mode,
     save_plain_hyperparameters,
     stated_range,
+    try_out,
 )
 from lightning_igm.networks.batch_norm import synchronise_batch_norms
 
@@ -84,6 +87,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         save_plain_hyperparameters(self)
         self.automatic_optimization = False
         self.generator = generator
+        if not any(True for _ in generator.parameters()):
+            raise ValueError(f"generator: {type(generator).__name__} has no parameters to train")
         self.latent_distribution = one_of(
             "latent_distribution", latent_distribution, ("normal", "uniform")
         )
@@ -241,6 +246,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             loss: ``()``.
             retain_graph: Whether another loss of the same passes is still to be differentiated.
         """
+        check_loss(player, loss)
         # Autocast would also take what goes back through float32 layers in lower precision.
         with torch.autocast(self.device.type, enabled=False):
             own = torch.autograd.grad(
@@ -314,7 +320,10 @@ class ImplicitGenerativeModule(LightningModule, ABC):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         """One optimizer per player, the generator's first, and their schedules."""
         players = self._optimizers.items()
-        optimizers = [make(getattr(self, player).parameters()) for player, (make, _) in players]
+        optimizers = [
+            made_optimizer(player, make, getattr(self, player).parameters())
+            for player, (make, _) in players
+        ]
         # Before the schedules: one that warms up changes the rate as it is made.
         self._settings = [settings_of(optimizer) for optimizer in optimizers]
         pairs = zip(self._optimizers.values(), optimizers, strict=True)
@@ -358,21 +367,9 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         images = self.try_out("generator", latent, "latents")
         check_images(images, stated_range(self.generator), shape, value_range)
 
-    @torch.no_grad()
     def try_out(self, player: str, inputs: Tensor, what: str) -> Tensor:
         """Outputs of a network, or one line that says what it does not take."""
-        network: nn.Module = getattr(self, player)
-        # In setup it is not yet the module's device: Lightning moves networks afterwards.
-        inputs = inputs.to(next(network.parameters(), inputs).device)
-        try:
-            with eval_mode(network):
-                outputs: Tensor = network(inputs)
-                return outputs
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"{player}: {type(network).__name__} does not take {what} {tuple(inputs.shape)}: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
+        return try_out(player, getattr(self, player), inputs, what)
 
     def _watch(self, player: Player, loss: Tensor, gradients: list[Tensor]) -> None:
         """Remember the first step that was not finite, without waiting for the device.

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_igm.checks import above_zero, positive
@@ -56,7 +57,7 @@ class GCMMDGAN(DiscrepancyGAN):
     ) -> None:
         super().__init__(generator, critic, critic_steps=critic_steps, **kwargs)
         self.kernel = kernel or Gaussian(1.0)
-        _ = self.kernel.scaling_constant
+        _ = self.kernel.scaling_constant, self.kernel.profile(torch.zeros(1))
         self.lam = above_zero("lam", lam)
         self.rank = rank if rank is None else positive("rank", rank)
 

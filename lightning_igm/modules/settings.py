@@ -3,15 +3,42 @@
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from lightning_igm.modules.support import is_plain
 
-__all__ = ["apply_changes", "settings_of", "warn_of_rising_rates"]
+__all__ = [
+    "apply_changes",
+    "check_classes",
+    "made_optimizer",
+    "settings_of",
+    "warn_of_rising_rates",
+]
 
 # How far an optimizer or schedule is, not how it is configured.
 _PROGRESS = ("params", "initial_lr", "last_epoch", "base_lrs")
+
+
+def made_optimizer(player: str, make: Any, parameters: Any) -> Optimizer:
+    """Make a player's optimizer.
+
+    Raises:
+        ValueError: There is none, its arguments are out of range, or no step could be taken with
+            gradients alone.
+    """
+    if not callable(make):
+        raise ValueError(f"{player}_optimizer: {make} is not allowed; it must be an optimizer")
+    try:
+        optimizer: Optimizer = make(parameters)
+    except ValueError as error:
+        raise ValueError(f"{player}_optimizer: {error}") from error
+    if isinstance(optimizer, LBFGS | SparseAdam):
+        raise ValueError(
+            f"{player}_optimizer: {type(optimizer).__name__} is not allowed; it must step by dense "
+            "gradients alone, without a closure"
+        )
+    return optimizer
 
 
 def settings_of(configured: Any) -> dict[str, Any]:

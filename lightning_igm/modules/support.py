@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 __all__ = [
     "check_images",
+    "check_loss",
     "eval_mode",
     "is_plain",
     "kept_buffers",
     "save_plain_hyperparameters",
     "stated_range",
+    "try_out",
 ]
 
 
@@ -73,6 +75,23 @@ def stated_range(generator: nn.Module) -> tuple[float, float] | None:
     return stated or next((implied.get(type(module)) for module in last), None)
 
 
+def check_loss(player: str, loss: Any) -> None:
+    """Check that a loss is what can be differentiated.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad:
+        return
+    shown = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        shown = f"a number that does not depend on the {player}"
+    raise ValueError(
+        f"{player}_loss: {shown} is not allowed; it must return a scalar tensor, differentiable in "
+        f"the {player}, such as a mean over images"
+    )
+
+
 def check_images(
     images: Tensor,
     stated: tuple[float, float] | None,
@@ -104,3 +123,32 @@ def check_images(
             f"generator: its values are in {list(made)} and the data's in {[low, high]}; "
             "change the generator's output (sigmoid: [0, 1], tanh: [-1, 1]) or data.value_range"
         )
+
+
+@torch.no_grad()
+def try_out(name: str, network: nn.Module, inputs: Tensor, what: str) -> Tensor:
+    """Outputs of a network in eval mode.
+
+    Args:
+        name: Of the argument that is the network.
+        network: On any device.
+        inputs: What it is to take.
+        what: What these are, in the plural.
+
+    Raises:
+        ValueError: It does not take them, or gives no tensor.
+    """
+    kind = type(network).__name__
+    # In setup it is not yet the module's device: Lightning moves networks afterwards.
+    inputs = inputs.to(next(network.parameters(), inputs).device)
+    try:
+        with eval_mode(network):
+            outputs: Any = network(inputs)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: {kind} does not take {what} {tuple(inputs.shape)}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(outputs, Tensor):
+        raise ValueError(f"{name}: {kind} gives a {type(outputs).__name__}, not a tensor")
+    return outputs
