@@ -263,7 +263,7 @@ class FixedGenerator(torch.nn.Identity):
 IN_FILES = {
     "model: {init_args: {critic_step: 2}}": ["model.critic_step:", "critic_steps"],
     "data: {init_args: {noize: 1}}": ["data.noize:", "noise"],
-    "model: {init_args: {generator: {init_args: {widht: 4}}}}": ["model.generator.widht:", "width"],
+    "model: {init_args: {generator: {init_args: {wide: 4}}}}": ["model.generator.wide:", "width"],
     "model: {init_args: {critic_steps: two}}": ["model.critic_steps:", "two", "int"],
     "": ["own.yaml", "no options"],
     "- 1": ["own.yaml", "no options"],
