@@ -140,7 +140,7 @@ def _innermost(message: str) -> str | None:
         where = ".".join(name for _, name in path)
         if unknown := re.fullmatch(r"([\w.]+): (unknown key; allowed: .*)", text):
             return f"{where}.{unknown[1]}: {unknown[2]}"
-        if needed := re.search(r"arguments are required: (\w+)", text):
+        if needed := re.search(r"(?:arguments are required: |Option ')(\w+)", text):
             return f"{where}.{needed[1]}: not given, and needed"
         if wrong := re.fullmatch(r"Expected an? <class '(?:\w+\.)*(\w+)'>\. Got value: (.*)", text):
             return f"{where}: {wrong[2]} is not allowed; it must be {wrong[1]}"
