@@ -271,27 +271,32 @@ def test_without_wandb_one_line_says_how_to_install_it(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("variables", "arguments", "line"),
+    ("variables", "line"),
     [
-        ({"WANDB_MODE": "online"}, [], "WANDB_MODE: 'online' needs an API key"),
-        ({"WANDB_MODE": "shared"}, [], "WANDB_MODE: 'shared' needs an API key"),
-        ({}, ["--trainer.logger.mode=online"], "mode: 'online' needs an API key"),
-        ({"WANDB_MODE": "bogus"}, [], "WANDB_MODE: 'bogus' is not allowed"),
-        ({"WANDB_MODE": ""}, [], "WANDB_MODE: '' is not allowed"),
-        ({"WANDB_IDENTITY_TOKEN_FILE": "nofile"}, [], "WANDB_IDENTITY_TOKEN_FILE: 'nofile'"),
+        ({"WANDB_MODE": "online"}, "WANDB_MODE: 'online' needs an API key"),
+        ({"WANDB_MODE": "shared"}, "WANDB_MODE: 'shared' needs an API key"),
+        ({"WANDB_MODE": "bogus"}, "WANDB_MODE: 'bogus' is not allowed"),
+        ({"WANDB_MODE": ""}, "WANDB_MODE: '' is not allowed"),
+        ({"WANDB_IDENTITY_TOKEN_FILE": "nofile"}, "WANDB_IDENTITY_TOKEN_FILE: 'nofile'"),
     ],
 )
-def test_what_would_ask_for_a_key_is_one_line(
-    variables, arguments, line, tmp_path, monkeypatch, capsys
-):
+def test_what_would_ask_for_a_key_is_one_line(variables, line, tmp_path, monkeypatch, capsys):
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    (told,) = fails([*WANDB, *arguments, "--run.dir=run"], monkeypatch, capsys)
+    (told,) = fails([*WANDB, "--run.dir=run"], monkeypatch, capsys)
     assert told.startswith(f"igm: {line}")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mode_that_would_ask_for_a_key_is_refused(tmp_path, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="mode: 'online' needs an API key"):
+        wandb_logger(Made, tmp_path, mode="online")
 
 
 def test_two_runs_in_python_are_two_runs(tmp_path, monkeypatch):
