@@ -328,7 +328,7 @@ def console() -> None:
     try:
         if words in ([], ["-h"], ["--help"]):
             print(_HELP)
-        elif words[0] not in COMMANDS and words[0][0] != "-":
+        elif words[0] not in COMMANDS and not words[0].startswith("-"):
             raise ValueError(f"{words[0]!r} is not a command; it must be {', '.join(COMMANDS)}")
         elif words[0] == "presets" and {"-h", "--help"} & set(words):
             print("igm presets [WORD ...]: list the presets with all these words in any column")

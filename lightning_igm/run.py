@@ -171,9 +171,11 @@ class SaveRunConfig(SaveConfigCallback):
 def tensorboard_logger(kind: type[TensorBoardLogger], **arguments: Any) -> TensorBoardLogger:
     """Make a logger that goes on in ``save_dir`` itself when its run is continued.
 
+    It logs no ``hp_metric``, which would be -1 for ever.
+
     Args:
         kind: Class of the logger.
-        **arguments: Of the class; a version or a name other than the default's win.
+        **arguments: Of the class; a version, or a name other than the default, wins.
     """
     if arguments.get("version") is None and arguments.get("name") == "lightning_logs":
         arguments |= {"name": "", "version": ""}
@@ -245,7 +247,7 @@ class MetricsCSV(Logger):
 
     def last_step(self) -> int:
         """Generator step of the last row; 0 if there is none."""
-        return max((int(row["step"]) for row in self._read()), default=0)
+        return max((int(row["step"]) for row in self._read() if row["step"]), default=0)
 
     def _read(self) -> list[dict[str, str]]:
         if not self.path.exists():

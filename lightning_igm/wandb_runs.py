@@ -18,10 +18,11 @@ __all__ = ["best_scores", "finishing", "log_config", "remember_id", "wandb_logge
 
 _ID = "wandb_id.txt"
 _LOW = re.compile("fid|kid|color_js|reverse_kl|kl_rev|kl_fwd|mmd2_.*")
-_MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")
+_HIGH = re.compile("inception_score|precision|recall|modes|modes_covered|hq")
+_WITHOUT_KEY = ("offline", "disabled", "dryrun")
+_MODES = ("online", "shared", "run", *_WITHOUT_KEY)
 _begun: set[str] = set()
 """Ids of the runs that our loggers began."""
-_HIGH = re.compile("inception_score|precision|recall|modes|modes_covered|hq")
 
 
 def wandb_logger(kind: type[WandbLogger], folder: Path, **arguments: Any) -> WandbLogger:
@@ -50,7 +51,7 @@ def wandb_logger(kind: type[WandbLogger], folder: Path, **arguments: Any) -> Wan
     if mode is not None and mode not in _MODES:
         raise ValueError(f"{name}: {mode!r} is not allowed; it must be one of {', '.join(_MODES)}")
     try:
-        if mode not in ("offline", "disabled", "dryrun") and _is_without_key():
+        if mode not in _WITHOUT_KEY and _is_without_key():
             if mode is not None:
                 raise ValueError(
                     f"{name}: {mode!r} needs an API key, and there is none; `wandb login` sets "
@@ -71,7 +72,7 @@ def _is_without_key() -> bool:
     import wandb
 
     settings = wandb.setup().settings
-    if settings.mode in ("offline", "disabled", "dryrun"):  # By a file of settings.
+    if settings.mode in _WITHOUT_KEY:  # By a file of settings.
         return False
     token = os.environ.get("WANDB_IDENTITY_TOKEN_FILE")
     if token and not Path(token).is_file():

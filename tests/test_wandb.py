@@ -191,6 +191,13 @@ def test_scores_of_test_go_to_the_run_at_its_generator_step(continued):
     assert [step for step, _ in last.points("fid")] == [4]
 
 
+@pytest.fixture
+def no_key(tmp_path, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+
+
 class Made:
     def __init__(self, **arguments):
         self.arguments = arguments
@@ -280,10 +287,8 @@ def test_without_wandb_one_line_says_how_to_install_it(monkeypatch, capsys):
         ({"WANDB_IDENTITY_TOKEN_FILE": "nofile"}, "WANDB_IDENTITY_TOKEN_FILE: 'nofile'"),
     ],
 )
+@pytest.mark.usefixtures("no_key")
 def test_what_would_ask_for_a_key_is_one_line(variables, line, tmp_path, monkeypatch, capsys):
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     (told,) = fails([*WANDB, "--run.dir=run"], monkeypatch, capsys)
@@ -291,10 +296,8 @@ def test_what_would_ask_for_a_key_is_one_line(variables, line, tmp_path, monkeyp
     assert not (tmp_path / "run").exists()
 
 
-def test_a_mode_that_would_ask_for_a_key_is_refused(tmp_path, monkeypatch):
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+@pytest.mark.usefixtures("no_key")
+def test_a_mode_that_would_ask_for_a_key_is_refused(tmp_path):
     with pytest.raises(ValueError, match="mode: 'online' needs an API key"):
         wandb_logger(Made, tmp_path, mode="online")
 
@@ -353,5 +356,19 @@ def test_tensorboard_gets_the_same(tmp_path):
         logged = [(event.step, event.value) for event in events.Scalars(name)]
         assert logged == [(step, pytest.approx(value)) for step, value in given], name
     assert [image.step for image in events.Images("samples")] == [2]
+    fids = [float(row["fid"]) for row in expected if row["fid"]]
+    assert events.Scalars("best/fid")[-1].value == pytest.approx(min(fids))
+    assert "hp_metric" not in events.Tags()["scalars"]
     parameters = (Path(logger.log_dir) / "hparams.yaml").read_text()
     assert "noise: 0.25" in parameters
+
+
+def test_a_continued_run_goes_on_in_its_tensorboard_folder(tmp_path):
+    arguments = [*DIGITS, "--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=board"]
+    main(["fit", *arguments, "--run.dir=run", "--trainer.max_steps=1"])
+    main(["fit", *arguments, "--run.dir=run", "--trainer.max_steps=2", "--ckpt_path=last"])
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("generator_loss")] == [1, 2]

@@ -1,8 +1,8 @@
 """Makes weights of the CIFAR-10 classifier: ``--root data`` is the folder of the data set.
 
 The default of 10 epochs ends at 85 percent on the test images. On one core that multiplies bfloat16
-in hardware it takes 12 minutes with ``--bfloat16``, and 2.6 times as long without. The seed is
-fixed.
+in hardware it takes 12 minutes with ``--bfloat16``; a step takes 2.6 times as long without. The
+seed is fixed.
 """
 
 import argparse

@@ -81,11 +81,14 @@ def check_loss(player: str, loss: Any) -> None:
     Raises:
         ValueError: It is not.
     """
-    if isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad:
-        return
-    shown = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-    if isinstance(loss, Tensor) and loss.numel() == 1:
+    if not isinstance(loss, Tensor):
+        shown = type(loss).__name__
+    elif loss.numel() != 1:
+        shown = f"shape {tuple(loss.shape)}"
+    elif not loss.requires_grad:
         shown = f"a number that does not depend on the {player}"
+    else:
+        return
     raise ValueError(
         f"{player}_loss: {shown} is not allowed; it must return a scalar tensor, differentiable in "
         f"the {player}, such as a mean over images"
