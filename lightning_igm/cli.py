@@ -178,6 +178,13 @@ class IGMCLI(LightningCLI):
         except ValueError as error:
             raise ValueError(f"seed_everything: {error}") from error
 
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer; a method without its base's parts is told at once."""
+        super().instantiate_classes()
+        if "_optimizers" not in vars(self.model):
+            name = type(self.model).__name__
+            raise ValueError(f"model: __init__ of {name} does not call super().__init__(...)")
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what every run has: metrics.csv, a bar in generator steps, exact resume."""
         config = {**self._get(self.config_init, "trainer", default={}), **kwargs}

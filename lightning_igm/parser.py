@@ -88,7 +88,7 @@ def plain(message: str) -> str:
     """The core of an error message, on one line: the option, its value, what is allowed."""
     line = " ".join(message.split())
     keys = re.findall(r'Parser key "([\w.]+)"', line)
-    given = re.split("(?:Given|Got) value: ", line)[-1]
+    given = re.split("(?:Given|Got) value:(?: |$)", line)[-1]
     if re.match(r"\[?(\{|Namespace\()", given) and (inner := _innermost(message)):
         return inner
     reason = re.search(rf"Errors:(?:{_NULL})? - (.*?)(?: - Expected| Given value|$)", line)

@@ -166,6 +166,7 @@ def test_last_is_looked_for_where_the_checkpoints_are(tmp_path, monkeypatch, cap
 
 MISTAKES = {
     "unknown class": (["--model=NoSuch"], ["model", "'NoSuch'", "MMDNet, MoLM"]),
+    "empty class": (["--model="], ["model", "'' is not known", "MMDNet, MoLM"]),
     "unknown data": (["--data=NoData"], ["data", "'NoData'", "DigitsDataModule"]),
     "unknown network": (["--model.generator=NoNet"], ["generator", "'NoNet'", "DCGANGenerator"]),
     "unknown key": (["--model.no_key=3"], ["no_key", "critic_interval, "]),
@@ -307,6 +308,25 @@ def test_a_slip_in_an_own_loss_is_named(line, tmp_path, monkeypatch, capsys):
     )
     words = ["fit", "--config=gan/digits", *SMALL[2:5], f"--model={module}.Slip"]
     assert SLIPS[line] in mistake(words, monkeypatch, capsys)
+
+
+METHODS = {
+    "critic_loss(self, fake)": "Own.critic_loss: it is called with real and fake, and does not",
+    "generator_loss(self)": "Own.generator_loss: it is called with real and fake, and does not",
+    "__init__(self, generator, critic)": "model: __init__ of Own does not call super().__init__",
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_that_cannot_be_called_is_named(method, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = f"own_{list(METHODS).index(method)}"
+    (tmp_path / f"{module}.py").write_text(
+        f"from lightning_igm import GAN\n\n\nclass Own(GAN):\n    def {method}:\n        pass\n"
+    )
+    words = ["fit", "--config=gan/digits", *SMALL[2:5], f"--model={module}.Own"]
+    assert METHODS[method] in mistake(words, monkeypatch, capsys)
 
 
 def test_an_own_module_that_has_changed_is_told(tmp_path, monkeypatch):

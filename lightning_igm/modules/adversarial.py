@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_igm.checks import positive
 from lightning_igm.modules.base import ImplicitGenerativeModule
+from lightning_igm.modules.support import check_takes_images
 from lightning_igm.networks.spectral import advance_spectral_norms
 
 __all__ = ["AdversarialModule"]
@@ -62,8 +63,9 @@ class AdversarialModule(ImplicitGenerativeModule):
         self.critic_steps_taken = 0
 
     def setup(self, stage: str) -> None:
-        """Check, beyond the base's checks, that the critic takes the images."""
+        """Check, beyond the base's checks, that the critic and its loss take images."""
         super().setup(stage)
+        check_takes_images(self, "critic_loss")
         shape = getattr(getattr(self.trainer, "datamodule", None), "image_shape", None)
         if shape is not None:
             images = torch.zeros(2, *shape, dtype=self.weights_dtype)

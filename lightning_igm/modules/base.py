@@ -27,6 +27,7 @@ from lightning_igm.modules.settings import (
 from lightning_igm.modules.support import (
     check_images,
     check_loss,
+    check_takes_images,
     eval_mode,
     save_plain_hyperparameters,
     stated_range,
@@ -348,6 +349,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             ValueError: They do not fit.
         """
         supported_trainer(self.trainer)
+        check_takes_images(self, "generator_loss")
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
         if self.compiler and stage == "fit":

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 __all__ = [
     "check_images",
     "check_loss",
+    "check_takes_images",
     "eval_mode",
     "is_plain",
     "kept_buffers",
@@ -93,6 +95,21 @@ def check_loss(player: str, loss: Any) -> None:
         f"{player}_loss: {shown} is not allowed; it must return a scalar tensor, differentiable in "
         f"the {player}, such as a mean over images"
     )
+
+
+def check_takes_images(module: nn.Module, name: str) -> None:
+    """Check that a loss takes real and generated images.
+
+    Raises:
+        ValueError: It does not.
+    """
+    try:
+        signature(getattr(module, name)).bind("real", "fake")
+    except TypeError as error:
+        raise ValueError(
+            f"{type(module).__name__}.{name}: it is called with real and fake, and does not take "
+            f"them ({error})"
+        ) from error
 
 
 def check_images(
