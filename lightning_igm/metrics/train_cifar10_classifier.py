@@ -6,6 +6,7 @@ seed is fixed.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from lightning_igm.metrics.cifar10_classifier import CIFAR10Classifier
 SEED = 0
 
 
-def main(
+def train(
     root: Path,
     output: Path,
     epochs: int = 10,
@@ -82,19 +83,20 @@ def _accuracy(classifier: CIFAR10Classifier, images: Tensor, labels: Tensor, dev
     return float((torch.cat(guesses) == labels).double().mean())
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train as the command line says."""
+    parser = argparse.ArgumentParser(prog="train_cifar10_classifier", description=__doc__)
     parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--output", type=Path, default=Path("cifar10_classifier.pt"))
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--bfloat16", action="store_true", help="faster on hardware for it")
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
+    if given.output.exists() or not given.output.parent.is_dir():
+        parser.error(f"--output: {str(given.output)!r} must be a new file, in a folder that exists")
     torch.manual_seed(SEED)
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    main(
-        arguments.root,
-        arguments.output,
-        arguments.epochs,
-        device=where,
-        bfloat16=arguments.bfloat16,
-    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    train(given.root, given.output, given.epochs, device=device, bfloat16=given.bfloat16)
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,7 @@ def test_the_command_trains_and_its_file_is_loaded(tmp_path, monkeypatch, bfloat
 
     monkeypatch.setattr(train_cifar10_classifier, "CIFAR10DataModule", Data)
     output = tmp_path / "weights.pt"
-    accuracy = train_cifar10_classifier.main(
+    accuracy = train_cifar10_classifier.train(
         tmp_path, output, epochs=3, batch_size=16, bfloat16=bfloat16
     )
     assert accuracy > 0.9
@@ -35,6 +35,15 @@ def test_the_command_trains_and_its_file_is_loaded(tmp_path, monkeypatch, bfloat
     data.setup()
     logits = extractor(data.test_images)[1]
     assert float((logits.argmax(1) == data.test_labels).double().mean()) == accuracy
+
+
+@pytest.mark.parametrize("name", ["there.pt", "nowhere/weights.pt"])
+def test_the_output_is_looked_at_before_training(name, tmp_path, capsys):
+    (tmp_path / "there.pt").write_text("kept")
+    with pytest.raises(SystemExit):
+        train_cifar10_classifier.main(["--root=data", f"--output={tmp_path / name}"])
+    assert "--output: " in capsys.readouterr().err.splitlines()[-1]
+    assert (tmp_path / "there.pt").read_text() == "kept"
 
 
 def test_building_draws_nothing_and_floats_equal_bytes():
