@@ -3,16 +3,20 @@
 import pytest
 import torch
 from benchmarks.table import Table
+from margins import Margins
 
 
 def pytest_addoption(parser):
     parser.addoption("--run-slow", action="store_true", help="run the tests marked slow, too")
     parser.addoption("--table", metavar="FILE", help="write the benchmarks' figures as Markdown")
+    parser.addoption("--margins", metavar="FILE", help="write how near assertions come to limits")
 
 
 def pytest_configure(config):
     if path := config.getoption("--table"):
         config.pluginmanager.register(Table(path, config.invocation_params.args))
+    if path := config.getoption("--margins"):
+        config.pluginmanager.register(Margins(path))
 
 
 def pytest_collection_modifyitems(config, items):
