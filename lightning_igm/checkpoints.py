@@ -3,6 +3,7 @@
 import sys
 import zipfile
 from collections.abc import Mapping
+from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,7 +17,17 @@ from torch import Tensor
 
 from lightning_igm.files import replacing
 
-__all__ = ["AtomicCheckpointIO", "CheckpointNotWrittenError", "Saved", "last_good", "read"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "CheckpointNotWrittenError",
+    "Saved",
+    "best",
+    "check_fits",
+    "check_trains",
+    "last_good",
+    "read",
+    "settle_epochs",
+]
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 _NAMED_KEYS = 4
@@ -68,7 +79,7 @@ class Saved(NamedTuple):
 
     def is_finished(self, max_steps: int, max_epochs: int | None) -> bool:
         """Whether a run with these limits ends here; a checkpoint of the end is its very last."""
-        loop = self.content["loops"].get("fit_loop")
+        loop = settle_epochs(deepcopy({"loops": self.content["loops"]}))["loops"].get("fit_loop")
         epochs = loop["epoch_progress"]["current"]["processed"] if loop else 0
         return 0 <= max_steps <= self.content["global_step"] or (
             max_epochs is not None and 0 <= max_epochs <= epochs
@@ -106,16 +117,47 @@ def read(path: Path, *, weights_only: bool = True) -> Saved:
     return Saved(path, content)
 
 
+def settle_epochs(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Count epochs of a checkpoint as they were trained.
+
+    One that is saved when a run stops counts an epoch as complete that was stopped in its middle,
+    and one that is saved at an epoch's end is continued with an empty one.
+
+    Args:
+        checkpoint: Lightning's; changed in place, and returned.
+    """
+    loop = checkpoint["loops"].get("fit_loop")
+    if not loop:
+        return checkpoint
+    epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+    if epochs["current"]["processed"] < epochs["current"]["ready"]:
+        return checkpoint  # Saved after a batch: Lightning goes on behind it.
+    for count in (epochs["total"], epochs["current"]):
+        count["processed"] -= 0 if batches["is_last_batch"] else 1
+        count["completed"] = count["processed"]
+    if batches["is_last_batch"]:
+        batches |= {"current": dict.fromkeys(batches["current"], 0), "is_last_batch": False}
+    return checkpoint
+
+
 def _is_whole(path: Path) -> bool:
     """Whether all sums of a file are right; torch does not look at them."""
     with zipfile.ZipFile(path) as archive:
         return archive.testzip() is None
 
 
-def last_good(folder: Path, model: LightningModule, *, weights_only: bool = True) -> Saved | None:
+def last_good(
+    folder: Path, model: LightningModule, *, weights_only: bool = True, to_train: bool = False
+) -> Saved | None:
     """The last checkpoint of a folder that can be read and fits the model; None if there is none.
 
     What is passed over is told in a line each.
+
+    Args:
+        folder: Of the checkpoints.
+        model: What it is to fit.
+        weights_only: Whether to refuse what would execute code.
+        to_train: Whether it must have the optimizers' state.
 
     Raises:
         ValueError: There are checkpoints, and none of them is good; says what is wrong with the
@@ -128,6 +170,8 @@ def last_good(folder: Path, model: LightningModule, *, weights_only: bool = True
             saved = read(path, weights_only=weights_only) if path.exists() else None
             if saved is not None:
                 check_fits(saved, model)
+                if to_train:
+                    check_trains(saved)
         except ValueError as error:
             faults.append(str(error))
             continue
@@ -139,6 +183,50 @@ def last_good(folder: Path, model: LightningModule, *, weights_only: bool = True
     if faults:
         raise ValueError(faults[0])
     return None
+
+
+def best(folder: Path, *, weights_only: bool = True) -> Saved:
+    """The checkpoint of a folder that a ``ModelCheckpoint`` with a monitor kept as the best.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It cannot be read, or several scores have one each.
+    """
+    states: dict[str, Any] = {}
+    for name in (PREVIOUS, LAST):
+        if (folder / name).exists():
+            states = read(folder / name, weights_only=weights_only).content.get("callbacks", {})
+    paths = {
+        str(state["monitor"]): Path(state["best_model_path"])
+        for key, state in states.items()
+        if key.startswith("ModelCheckpoint") and state["monitor"] and state["best_model_path"]
+    }
+    if len(paths) > 1:
+        named = ", ".join(f"{monitor}: {path}" for monitor, path in paths.items())
+        raise ValueError(f"ckpt_path: 'best' is not allowed, name one of the files ({named})")
+    for path in paths.values():
+        # The folder may have been moved since.
+        for file in (folder / path.name, path):
+            if file.is_file():
+                return read(file, weights_only=weights_only)
+        raise FileNotFoundError(f"ckpt_path: 'best' is not there: {path}")
+    raise FileNotFoundError(
+        f"ckpt_path: 'best' is not there: no checkpoint in '{folder}' was kept by a score; train "
+        "with --trainer.callbacks+=ModelCheckpoint --trainer.callbacks.monitor fid"
+    )
+
+
+def check_trains(saved: Saved) -> None:
+    """Check that a run can go on from a checkpoint.
+
+    Raises:
+        ValueError: It holds weights only.
+    """
+    if "optimizer_states" not in saved.content:
+        raise ValueError(
+            f"ckpt_path: {str(saved.path)!r} holds weights only, from which no run can go on; take "
+            "a checkpoint that has the optimizers' state"
+        )
 
 
 def check_fits(saved: Saved, model: LightningModule) -> None:

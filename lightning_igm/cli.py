@@ -32,9 +32,11 @@ from lightning_igm.callbacks import (
     RingScores,
     SampleGrid,
 )
-from lightning_igm.checkpoints import Saved, check_fits, last_good, read
+from lightning_igm.callbacks.checkpoint import place_checkpoints
+from lightning_igm.checkpoints import Saved, best, check_fits, check_trains, last_good, read
 from lightning_igm.checks import supported_precision
 from lightning_igm.export import console as export
+from lightning_igm.modules.monitors import check_callback_path
 from lightning_igm.parser import OneLineParser, plain
 from lightning_igm.presets import folder_of_presets, preset_table, with_config_files
 from lightning_igm.run import (
@@ -107,8 +109,12 @@ class IGMCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         # Here as well: on a CPU Lightning would quietly make 16-mixed bf16-mixed.
         supported_precision(config.trainer.precision)
+        if config.trainer.barebones:
+            config.trainer.log_every_n_steps = 0  # Lightning refuses that of the presets.
         if self.subcommand == "predict" and config.return_predictions is None:
             config.return_predictions = False  # They are in files.
+        for entry in config.trainer.callbacks or []:
+            check_callback_path(entry.class_path)
         self._settle_run_folder(config)
         make = partial(wandb_logger, folder=Path(config.run.dir))
         self.parser.add_instantiator(make, WandbLogger)
@@ -116,10 +122,18 @@ class IGMCLI(LightningCLI):
 
     def _settle_run_folder(self, config: Any) -> None:
         wanted = config.get("ckpt_path")
-        if wanted == "last" and config.run.dir is None:
-            raise ValueError("ckpt_path: 'last' needs the run's folder; give it by --run.dir DIR")
-        if wanted not in (None, "last") and not Path(wanted).is_file():
-            raise FileNotFoundError(f"ckpt_path: {wanted!r} is not a file, and not 'last'")
+        if wanted in ("last", "best") and config.run.dir is None:
+            raise ValueError(
+                f"ckpt_path: {wanted!r} needs the run's folder; give it by --run.dir DIR"
+            )
+        if wanted == "best" and self.subcommand == "fit":
+            raise ValueError(
+                "ckpt_path: 'best' is not allowed with fit; a run goes on from its 'last'"
+            )
+        if wanted not in (None, "last", "best") and not Path(wanted).is_file():
+            raise FileNotFoundError(
+                f"ckpt_path: {wanted!r} is not a file, and not 'last' or 'best'"
+            )
         if config.run.dir is None:
             root = config.trainer.default_root_dir or "runs"
             config.run.dir = str(choose_run_folder(root, self._preset))
@@ -127,6 +141,8 @@ class IGMCLI(LightningCLI):
             check_no_run(Path(config.run.dir))
         self._continues = wanted == "last"
         config.trainer.default_root_dir = config.run.dir
+        if (where := config.checkpoint.dirpath) and "://" not in where:
+            config.checkpoint.dirpath = str(Path(where).absolute())
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it from the checkpoint that serves; only one run at a time writes into a folder."""
@@ -146,23 +162,27 @@ class IGMCLI(LightningCLI):
         """Find the checkpoint to begin with; whether it is the end of the run already."""
         wanted, weights_only = config.get("ckpt_path"), config.get("weights_only") is not False
         saved: Saved | None = None
+        run, kept = Path(config["run"]["dir"]), self._get(self.config_init, "checkpoint")
+        folder = Path(kept.dirpath or run / CHECKPOINTS)
+        trains = self.subcommand == "fit"
         if wanted == "last":
-            run, kept = Path(config["run"]["dir"]), self._get(self.config_init, "checkpoint")
-            folder = Path(kept.dirpath or run / CHECKPOINTS)
-            saved = last_good(folder, self.model, weights_only=weights_only)
+            saved = last_good(folder, self.model, weights_only=weights_only, to_train=trains)
             if saved is None and self.subcommand != "fit":
                 raise FileNotFoundError(f"ckpt_path: 'last' is not there: {folder}")
             if saved is None:
                 check_began_only(run, kept.every_n_steps, folder)
                 _say(f"no checkpoint in {folder}; the run starts")
         elif wanted is not None:
-            saved = read(Path(wanted), weights_only=weights_only)
+            saved = (
+                best(folder, weights_only=weights_only)
+                if wanted == "best"
+                else read(Path(wanted), weights_only=weights_only)
+            )
             check_fits(saved, self.model)
-            if self.subcommand == "fit" and "optimizer_states" not in saved.content:
-                raise ValueError(
-                    f"ckpt_path: {wanted!r} holds weights only, from which no run can go on; take "
-                    "a checkpoint that has the optimizers' state"
-                )
+            if trains:
+                check_trains(saved)
+        if saved is not None and not trains and "callbacks" not in saved.content:
+            self._check_raw(saved)
         config["ckpt_path"] = None if saved is None else str(saved.path)
         if saved is None or wanted != "last" or self.subcommand != "fit":
             return False
@@ -171,6 +191,14 @@ class IGMCLI(LightningCLI):
             steps = saved.content["global_step"]
             _say(f"the run in {config['run']['dir']} is finished, at generator step {steps}")
         return finished
+
+    def _check_raw(self, saved: Saved) -> None:
+        """Refuse to take weights as trained where their average is asked for."""
+        if self._get(self.config_init, "ema").decay is not None:
+            raise ValueError(
+                f"ckpt_path: {str(saved.path)!r} holds weights only, and not their average; set "
+                "--ema.decay null to take them as trained"
+            )
 
     def _set_seed(self) -> None:
         try:
@@ -193,8 +221,12 @@ class IGMCLI(LightningCLI):
         ]
         given = config["callbacks"] or []
         given = list(given) if isinstance(given, list) else [given]
+        barebones = config["barebones"]
+        if barebones or config["enable_checkpointing"] is False:
+            own = [callback for callback in own if not isinstance(callback, GeneratorCheckpoint)]
+        place_checkpoints(given, config["default_root_dir"])
         bars: list[Callback] = []
-        if config["enable_progress_bar"] is not False and not any(
+        if not (barebones or config["enable_progress_bar"] is False) and not any(
             isinstance(callback, ProgressBar) for callback in given
         ):
             bars = [GeneratorProgressBar()]
@@ -204,7 +236,7 @@ class IGMCLI(LightningCLI):
 
     def _loggers(self, config: dict[str, Any]) -> list[Logger] | bool:
         given = config["logger"]
-        if given is False or config["fast_dev_run"]:
+        if given is False or config["fast_dev_run"] or config["barebones"]:
             return False
         loggers = [] if given in (None, True) else given if isinstance(given, list) else [given]
         for logger in loggers:

@@ -64,6 +64,11 @@ def load(
         kind = None
     if not (isinstance(kind, type) and issubclass(kind, ImplicitGenerativeModule)):
         raise ValueError(f"path: {class_path} is not there, or no method of this package")
+    if weights == "average" and "callbacks" not in content:
+        raise ValueError(
+            f"path: {str(file)!r} holds weights only, and not the average there may have been; "
+            "weights='raw' takes them as trained"
+        )
     average = content.get("callbacks", {}).get("GeneratorEMA", {}).get("average")
     try:
         model = kind.load_from_checkpoint(file, map_location="cpu")

@@ -109,16 +109,25 @@ def with_config_files(words: Sequence[str]) -> tuple[list[str], list[Path]]:
     parser.add_argument("-c", "--config", action="append", default=[], nargs="?", const="")
     found, line = parser.parse_known_args(words)
     configs = [c if _YAML.search(c) else str(find_config(c)) for c in found.config]
-    for config in configs:
-        if not _YAML.search(config):
-            _check_config(Path(config))
+    files = {Path(c): _read_config(Path(c)) for c in configs if not _YAML.search(c)}
     commands = 0 if not line or line[0].startswith("-") else 1
-    line[commands:commands] = [f"--config={config}" for config in configs]
-    return line, [Path(config) for config in configs if not _YAML.search(config)]
+    folders = [f"--run.dir={file.parent}" for file in files if _is_of_a_run(file, files[file])]
+    line[commands:commands] = [*(f"--config={config}" for config in configs), *folders]
+    return line, list(files)
 
 
-def _check_config(path: Path) -> None:
-    """Check that a config is YAML with options in it; what they are is the parser's to check.
+def _is_of_a_run(path: Path, config: dict[str, Any]) -> bool:
+    """Whether a run wrote a config into its folder, which may have another path by now."""
+    run = config.get("run")
+    named = run.get("dir") if isinstance(run, dict) else None
+    wrote = isinstance(named, str) and re.fullmatch(r"config(-\d+)?\.yaml", path.name) is not None
+    beside = [path.with_name(name) for name in ("metrics.csv", "checkpoints", "scores.json")]
+    at_home = wrote and Path(str(named)).name == path.resolve().parent.name
+    return at_home or (wrote and any(file.exists() for file in beside))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Read a config, YAML with options in it; what they are is the parser's to check.
 
     Raises:
         ValueError: It is not.
@@ -130,6 +139,7 @@ def _check_config(path: Path) -> None:
         raise ValueError(f"config: '{path}' cannot be read as YAML ({reason})") from error
     if not isinstance(content, dict):
         raise ValueError(f"config: '{path}' holds no options; a line of it is like 'model: GAN'")
+    return content
 
 
 def preset_table(words: Sequence[str] = ()) -> str:

@@ -3,6 +3,7 @@
 import random
 import signal
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,7 @@ from lightning_igm.checkpoints import AtomicCheckpointIO, CheckpointNotWrittenEr
 from lightning_igm.checks import checkpoint_has_all, positive
 from lightning_igm.distributed import rank, world_size
 from lightning_igm.modules.base import ImplicitGenerativeModule, NonFiniteLossError
+from lightning_igm.modules.monitors import tell_monitors
 from lightning_igm.run import CHECKPOINTS, MetricsCSV, check_no_run
 
 __all__ = ["ExactResume", "GeneratorCheckpoint"]
@@ -31,9 +33,9 @@ class GeneratorCheckpoint(ModelCheckpoint):
 
     Every so many generator steps, at the end, and when the run is stopped between two batches: by a
     signal, a limit of time, or an error other than a loss that is not finite. For the best by a
-    score, add ``ModelCheckpoint(monitor="fid", every_n_train_steps=...)``. All checkpoints of the
-    run are written by :class:`~lightning_igm.checkpoints.AtomicCheckpointIO`, unless the trainer
-    was given another plugin.
+    score, add ``ModelCheckpoint(monitor="fid")``, which looks at every evaluation. All
+    checkpoints of the run are written by :class:`~lightning_igm.checkpoints.AtomicCheckpointIO`,
+    unless the trainer was given another plugin.
 
     Args:
         every_n_steps: Generator steps between two checkpoints.
@@ -63,12 +65,8 @@ class GeneratorCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the checkpoint that the run continues from as saved.
-
-        Otherwise the next batch, if it is a critic step, would overwrite it.
-        """
+        """Begin to save when the run is stopped."""
         super().on_train_start(trainer, pl_module)
-        self._last_global_step_saved = trainer.global_step
         self._started = True
 
     def on_train_batch_end(
@@ -80,6 +78,7 @@ class GeneratorCheckpoint(ModelCheckpoint):
         batch_idx: int,
     ) -> None:
         """Save if it is time. The last step's is saved last of all, or its grid could be lost."""
+        tell_monitors(trainer, pl_module)  # Their state belongs in the checkpoint.
         cast(ImplicitGenerativeModule, pl_module).in_training_step = False
         if not _is_last_step(trainer):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -109,6 +108,29 @@ class GeneratorCheckpoint(ModelCheckpoint):
             if Path(state_dict["dirpath"]).resolve() == Path(self.dirpath or "").resolve():
                 state_dict = {**state_dict, "dirpath": self.dirpath}
                 super().load_state_dict(state_dict)
+
+
+def place_checkpoints(callbacks: Iterable[Callback], folder: str | Path) -> None:
+    """Put checkpoints of ``ModelCheckpoint`` beside the run's own, unless they have a folder.
+
+    Args:
+        callbacks: Of the user.
+        folder: Of the run.
+
+    Raises:
+        ValueError: One would write over the run's ``last.ckpt``.
+    """
+    usual = Path(folder) / CHECKPOINTS
+    for callback in callbacks:
+        if not isinstance(callback, ModelCheckpoint):
+            continue
+        if callback.dirpath is None:
+            callback.dirpath = str(usual.absolute())
+        if callback.save_last and Path(callback.dirpath).absolute() == usual.absolute():
+            raise ValueError(
+                f"ModelCheckpoint.save_last: {callback.save_last} is not allowed in '{usual}', "
+                "where --checkpoint.every_n_steps writes last.ckpt; leave it out, or set dirpath"
+            )
 
 
 class ExactResume(Callback):

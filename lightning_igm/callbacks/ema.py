@@ -34,6 +34,8 @@ class GeneratorEMA(Callback):
         {}
     """
 
+    holds_weights = True  # Its state belongs in checkpoints of weights only, too.
+
     def __init__(self, decay: float | None = 0.999, start_step: int = 0) -> None:
         super().__init__()
         if decay is not None and not 0.0 <= decay < 1.0:
@@ -139,13 +141,26 @@ def evaluation_weights(trainer: Trainer, pl_module: LightningModule) -> Iterator
         trainer: The trainer whose callbacks are searched.
         pl_module: The module whose ``generator`` is to be evaluated.
     """
+    ema = _active(trainer)
+    if ema is None:
+        yield
+        return
+    ema.update(trainer, pl_module)
+    with ema.average(pl_module):
+        yield
+
+
+def has_average(trainer: Trainer) -> bool:
+    """Whether :func:`evaluation_weights` are averaged ones."""
+    ema = _active(trainer)
+    return ema is not None and bool(ema.state_dict())
+
+
+def _active(trainer: Trainer) -> GeneratorEMA | None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, GeneratorEMA) and callback.decay is not None:
-            callback.update(trainer, pl_module)
-            with callback.average(pl_module):
-                yield
-            return
-    yield
+            return callback
+    return None
 
 
 def _tensors(pl_module: LightningModule) -> dict[str, Tensor]:

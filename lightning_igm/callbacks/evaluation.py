@@ -2,7 +2,7 @@
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ class Evaluation(EveryNSteps):
 
     A table of all scores is printed at the end of fit, validate and test; ``history`` keeps its
     rows, and checkpoints keep ``history``. Validate and test add an entry with all that it takes to
-    repeat the scores to ``scores.json`` in the run's folder. A subclass implements :meth:`evaluate`
-    and :meth:`table`.
+    repeat the scores to ``scores.json`` in the run's folder. A subclass implements
+    :meth:`evaluate`, :meth:`names` and :meth:`table`.
 
     Args:
         every_n_steps: Generator steps between two evaluations in training; None evaluates only at
@@ -54,7 +54,18 @@ class Evaluation(EveryNSteps):
         super().__init__(every_n_steps)
         self.history: list[dict[str, float]] = []
         self.active = True
+        self.scored_at: int | None = None
+        """Generator step of the last scores in training."""
         self._checkpoint_step: int | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the scores that are made in training, for callbacks that monitor one."""
+        return list(self.names()) if self.active and self.every_n_steps is not None else []
+
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """Names of the scores; known after ``setup``."""
 
     @abstractmethod
     def evaluate(self, trainer: Trainer, pl_module: LightningModule) -> Mapping[str, float]:
@@ -89,6 +100,7 @@ class Evaluation(EveryNSteps):
         if not self.active:
             return
         row = self._record(trainer.global_step, self.evaluate(trainer, pl_module))
+        self.scored_at = trainer.global_step
         scores = {name: value for name, value in row.items() if name != "step"}
         # For checkpoints and the progress bar only: logged values reach loggers at the cadence of
         # log_every_n_steps, late, and again with every later row.

@@ -18,6 +18,7 @@ from lightning_igm.callbacks.collecting import (
     collect_real,
     count_real,
 )
+from lightning_igm.callbacks.ema import has_average
 from lightning_igm.callbacks.evaluation import Evaluation
 from lightning_igm.callbacks.features import are_digits, data_name, digit_extractor, measurement
 from lightning_igm.callbacks.score_table import score_table
@@ -32,6 +33,7 @@ from lightning_igm.metrics.summary import (
     Score,
     ScoreSettings,
     check_scores,
+    columns,
     needs,
     summarize,
 )
@@ -139,6 +141,7 @@ class ImageMetrics(Evaluation):
         self.cache_dir = cache_dir
         self.compiler = compile
         self._check_generated()
+        self._names: list[str] = []
         self._protocol: dict[str, Any] = {}
         self._digits: dict[str, nn.Module] = {}
         self._real: Collection | None = None
@@ -195,7 +198,7 @@ class ImageMetrics(Evaluation):
             "real_images": real_images,
             "num_samples": count,
             "batch_size": self.batch_size,
-            "weights": self.weights,
+            "weights": self.weights if has_average(trainer) else "raw",
             "extractor": identity(extractor),
             **asdict(self.settings),
             **({"compile": self.compiler} if self.compiler else {}),
@@ -212,6 +215,7 @@ class ImageMetrics(Evaluation):
         """
         super().setup(trainer, pl_module, stage)
         scores = self._scores(trainer)
+        self._names = columns(scores)
         without = not needs(scores, "generated") & {"features", "logits"}
         self.active = self.extractor is not None or are_digits(trainer) or without
         if not self.active:
@@ -240,6 +244,10 @@ class ImageMetrics(Evaluation):
             f"subsets of {about['kid_subset_size']}, seed {about['seed']}"
         )
         return "\n".join(lines)
+
+    def names(self) -> list[str]:
+        """Names of the scores, each before its spread; known after ``setup``."""
+        return self._names
 
     def _scores(self, trainer: Trainer) -> tuple[Score, ...]:
         """Names of the scores, by the data if none were given."""

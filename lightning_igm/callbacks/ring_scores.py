@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_igm.callbacks.ema import evaluation_weights
 from lightning_igm.callbacks.evaluation import Evaluation
 from lightning_igm.callbacks.features import measurement
-from lightning_igm.metrics.modes import ModeReference
+from lightning_igm.metrics.modes import ModeReference, mode_columns
 from lightning_igm.modules.base import ImplicitGenerativeModule
 
 __all__ = ["RingScores"]
@@ -62,6 +62,10 @@ class RingScores(Evaluation):
         """See whether the data have modes."""
         super().setup(trainer, pl_module, stage)
         self.active = hasattr(getattr(trainer, "datamodule", None), "centres")
+
+    def names(self) -> list[str]:
+        """Names of the scores."""
+        return mode_columns()
 
     def evaluate(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Generate, score and return; every rank returns the same numbers.

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from lightning_igm.checks import above_zero
 
-__all__ = ["ModeReference", "ModeScores", "mean_kernel", "mode_scores", "unbiased_mmd2"]
+__all__ = [
+    "ModeReference",
+    "ModeScores",
+    "mean_kernel",
+    "mode_columns",
+    "mode_scores",
+    "unbiased_mmd2",
+]
 
 _SDS = 3.0
 _WITHIN_SDS = 1 - math.exp(-(_SDS**2) / 2)  # Of a Gaussian in the plane.
@@ -150,6 +157,19 @@ def _kernel_sums(a: Tensor, b: Tensor, bandwidths: Sequence[float]) -> Tensor:
     return total
 
 
+BANDWIDTHS = (0.2, 0.5, 1.0)
+
+
+def mode_columns(bandwidths: Sequence[float] = BANDWIDTHS) -> list[str]:
+    """Names of the numbers that :meth:`ModeReference.scores` gives.
+
+    Example:
+        >>> mode_columns([0.5])[-2:]
+        ['mmd2_0.5', 'diverged']
+    """
+    return [*ModeScores._fields, *(f"mmd2_{h:g}" for h in bandwidths), "diverged"]
+
+
 class ModeReference:
     """What samples of a ring are scored against; the data's share of the work is done once.
 
@@ -175,7 +195,7 @@ class ModeReference:
         data: Tensor,
         centres: Tensor,
         unrotated: Callable[[Tensor], Tensor] = lambda points: points,
-        bandwidths: Sequence[float] = (0.2, 0.5, 1.0),
+        bandwidths: Sequence[float] = BANDWIDTHS,
     ) -> None:
         self.data, self.bandwidths, self._unrotated = data, tuple(bandwidths), unrotated
         self._centres = unrotated(centres)
@@ -184,7 +204,7 @@ class ModeReference:
     @property
     def names(self) -> list[str]:
         """The keys of :meth:`scores`."""
-        return [*ModeScores._fields, *(f"mmd2_{h:g}" for h in self.bandwidths), "diverged"]
+        return mode_columns(self.bandwidths)
 
     def scores(self, samples: Tensor) -> dict[str, float]:
         """Score samples ``(N, D)``: those of :func:`mode_scores`, MMD^2 by bandwidth, divergence.

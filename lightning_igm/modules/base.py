@@ -13,10 +13,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_igm.checkpoints import settle_epochs
 from lightning_igm.checks import above_zero, checkpoint_has_all, one_of, positive, supported_trainer
 from lightning_igm.distributed import all_mean, mean_gradients, rank, world_size
+from lightning_igm.modules.clock import GeneratorClock, log_by_generator_steps
 from lightning_igm.modules.compilation import check_compiler, compile_in_place
 from lightning_igm.modules.memory_format import laid_out_like, lay_out_state
+from lightning_igm.modules.monitors import count_as_saved, prepare_callbacks, tell_monitors
 from lightning_igm.modules.settings import (
     apply_changes,
     check_classes,
@@ -73,6 +76,9 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         ValueError: An argument is out of range, or the generator takes another latent size.
     """
 
+    logged: tuple[str, ...] = ()
+    """What this class gives to :meth:`log_training`, beyond its bases and the players' losses."""
+
     def __init__(
         self,
         generator: nn.Module,
@@ -119,6 +125,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         self._noise_state: Tensor | None = None
         self._first_non_finite: dict[Player, Tensor] = {}
         self._batches_unchecked = 0
+        self.clock = GeneratorClock(self)
         self.latest: dict[str, Tensor] = {}
         """Latest value of everything given to :meth:`log_training`."""
         self.in_training_step = False
@@ -178,6 +185,11 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         else:
             latent.uniform_(-1, 1, generator=generator)
         return latent.to(weights.device)
+
+    @property
+    def players(self) -> list[Player]:
+        """Names of what is trained, the generator first."""
+        return list(self._optimizers)
 
     @property
     def weights_dtype(self) -> torch.dtype:
@@ -279,17 +291,12 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         if counted:
             for scheduler in self._schedulers():
                 scheduler.step()
-            if self.is_logged_step():
+            if self.clock.is_logged_step():
                 self.log_now(self.latest)
 
     def _trained(self, player: Player) -> list[nn.Parameter]:
         network: nn.Module = getattr(self, player)
         return [p for p in network.parameters() if p.requires_grad]
-
-    def is_logged_step(self) -> bool:
-        """Whether loggers are due: every ``trainer.log_every_n_steps`` *generator* steps."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return every > 0 and self.global_step % every == 0
 
     def log_training(self, values: Mapping[str, Tensor]) -> None:
         """Show values of this update in the progress bar, and keep them for the loggers.
@@ -350,6 +357,9 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         """
         supported_trainer(self.trainer)
         check_takes_images(self, "generator_loss")
+        if stage == "fit":
+            log_by_generator_steps(self.trainer)
+            prepare_callbacks(self.trainer, self)
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
         if self.compiler and stage == "fit":
@@ -421,8 +431,15 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         self._noise = torch.Generator(self.device).manual_seed(torch.initial_seed() + rank())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the run is sound, and keep its stream of noise and its counters."""
+        """Check that the run is sound, and keep its stream of noise and its counters.
+
+        Checkpoints of weights only keep the average of them, too, if there is one.
+        """
         self.check_finite()
+        if "callbacks" not in checkpoint:
+            every: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+            averages = [callback for callback in every if getattr(callback, "holds_weights", False)]
+            checkpoint["callbacks"] = {each.state_key: each.state_dict() for each in averages}
         checkpoint["training_state"] = self.training_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -433,18 +450,27 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         """
         if "training_state" not in checkpoint:
             return
+        settle_epochs(checkpoint)
+        # max_time is that of this process, as a queue counts it.
+        checkpoint.get("callbacks", {}).pop("Timer", None)
         with checkpoint_has_all("its training state"):
             self.load_training_state(checkpoint["training_state"])
 
     def training_state(self) -> dict[str, Any]:
         """What a resumed run needs beyond weights and optimizers; plain data and tensors only."""
         noise = self._noise_state if self._noise is None else self._noise.get_state()
-        return {"noise": noise, "latest": self.latest, "settings": self._settings}
+        return {
+            "noise": noise,
+            "latest": self.latest,
+            "settings": self._settings,
+            "step_before": self.clock.step_before,
+        }
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Take up :meth:`training_state`."""
         self._noise_state = state["noise"]
         self.latest = state["latest"]
+        self.clock.step_before = state.get("step_before")  # Earlier versions did not keep it.
         self._settings_before = state["settings"]
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             self.configure_optimizers()
@@ -478,17 +504,20 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         restored = [*optimizers, *self._schedulers()]
         apply_changes(restored, self._settings_before, self._settings)
         warn_of_rising_rates(restored, self.trainer.max_steps)
+        count_as_saved(self.trainer)
         self._settings_before = []
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Mark the start of the batch's updates; and look for bad losses now and then."""
         self.in_training_step = True
+        self.clock.step_before = self.global_step
         if self._batches_unchecked == _CHECK_LOSSES_EVERY:
             self.check_finite()
         self._batches_unchecked += 1
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop here if asked to: the callbacks are done with the batch."""
+        tell_monitors(self.trainer, self)
         if self.stop_by is not None:
             raise self.stop_by
 

@@ -42,6 +42,8 @@ class CramerGAN(AdversarialModule):
         torch.Size([4, 3, 32, 32])
     """
 
+    logged = ("gradient_penalty",)
+
     def __init__(
         self,
         generator: nn.Module,

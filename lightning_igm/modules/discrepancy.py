@@ -19,6 +19,8 @@ class DiscrepancyGAN(AdversarialModule):
     :class:`~lightning_igm.modules.adversarial.AdversarialModule`.
     """
 
+    logged: tuple[str, ...] = ("discrepancy",)
+
     @abstractmethod
     def discrepancy(self, real: Tensor, fake: Tensor) -> Tensor:
         """D(P, Q), estimated.

@@ -77,6 +77,8 @@ class MMDGAN(DiscrepancyGAN):
         torch.Size([4, 3, 32, 32])
     """
 
+    logged = ("discrepancy", "gradient_penalty", "activation_penalty", "reconstruction_error")
+
     def __init__(
         self,
         generator: nn.Module,

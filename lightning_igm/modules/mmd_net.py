@@ -61,6 +61,8 @@ class MMDNet(ImplicitGenerativeModule):
         torch.Size([3, 2])
     """
 
+    logged = ("discrepancy", "autoencoder_loss")
+
     def __init__(
         self,
         generator: nn.Module,

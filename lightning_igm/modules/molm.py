@@ -74,6 +74,8 @@ class MoLM(AdversarialModule):
         torch.Size([4, 3, 32, 32])
     """
 
+    logged = ("mean_squared_moment",)
+
     def __init__(
         self,
         generator: nn.Module,
@@ -235,7 +237,7 @@ class MoLM(AdversarialModule):
     def _phase_is_logged(self) -> bool:
         """Whether to measure a phase: each, unless they come faster than logs are written."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return self.critic_interval >= every > 0 or self.is_logged_step()
+        return self.critic_interval >= every > 0 or self.clock.is_logged_step()
 
     def _begin_critic_phase(self, real: Tensor) -> None:
         self._before_phase = self._critic_accuracy(real, "before")

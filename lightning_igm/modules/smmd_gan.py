@@ -66,6 +66,8 @@ class SMMDGAN(DiscrepancyGAN):
         torch.Size([4, 3, 32, 32])
     """
 
+    logged = ("critic_complexity",)
+
     def __init__(
         self,
         generator: nn.Module,

@@ -50,6 +50,8 @@ class SobolevGAN(AdversarialModule):
 
     multiplier: Tensor
 
+    logged = ("sobolev_constraint", "multiplier")
+
     def __init__(
         self,
         generator: nn.Module,

@@ -43,6 +43,8 @@ class SWGAN(DiscrepancyGAN):
         torch.Size([4, 3, 32, 32])
     """
 
+    logged = ("critic_complexity",)
+
     def __init__(
         self,
         generator: nn.Module,

@@ -40,6 +40,8 @@ class WGANGP(AdversarialModule):
         torch.Size([4, 3, 32, 32])
     """
 
+    logged = ("gradient_penalty",)
+
     def __init__(
         self,
         generator: nn.Module,

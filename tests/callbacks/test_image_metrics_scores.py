@@ -342,7 +342,7 @@ def test_the_protocol_says_what_scores_depend_on(tmp_path):
         "real_images": 40,
         "num_samples": 30,
         "batch_size": 8,
-        "weights": "average",
+        "weights": "raw",
         "kid_subset_size": 10,
         "kid_subsets": 4,
         "is_splits": 3,
