@@ -95,6 +95,9 @@ class IGMCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, find presets, and note the first: the run's folder is named after it."""
         words = sys.argv[1:] if args is None else args
+        for word in words if isinstance(words, list) else []:
+            if word.startswith(("--trainer.callbacks=", "--trainer.callbacks+=")):
+                check_callback_path(word.partition("=")[2])
         files: list[Path] = []
         if isinstance(words, list):
             words, files = with_config_files(words)
@@ -113,8 +116,6 @@ class IGMCLI(LightningCLI):
             config.trainer.log_every_n_steps = 0  # Lightning refuses that of the presets.
         if self.subcommand == "predict" and config.return_predictions is None:
             config.return_predictions = False  # They are in files.
-        for entry in config.trainer.callbacks or []:
-            check_callback_path(entry.class_path)
         self._settle_run_folder(config)
         make = partial(wandb_logger, folder=Path(config.run.dir))
         self.parser.add_instantiator(make, WandbLogger)

@@ -5,7 +5,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         ValueError: Another process runs there.
         OSError: Nothing can be written there.
     """
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock, is_new = FileLock(folder / LOCK, timeout=0), not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -112,6 +112,9 @@ def exclusive(folder: Path) -> Iterator[None]:
         # While it is held: whoever opened it sees that the file is gone.
         (folder / LOCK).unlink(missing_ok=True)
         lock.release()
+        if is_new:
+            with suppress(OSError):  # Of a run that did not pass its checks nothing is there.
+                folder.rmdir()
 
 
 def check_same_on_all_ranks(settings: Mapping[str, Any]) -> None:

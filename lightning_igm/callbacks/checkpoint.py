@@ -239,11 +239,26 @@ class ExactResume(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep them until training starts."""
+        """Keep them until training starts, and find the best checkpoints of a moved run."""
+        for callback in trainer.checkpoint_callbacks:
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if isinstance(callback, ModelCheckpoint) and state:
+                _move(state, Path(callback.dirpath or ""))
         if "exact_resume" in checkpoint:
             with checkpoint_has_all("exact_resume"):
                 self._rows = checkpoint["exact_resume"]["rows"]
                 self._random_states = checkpoint["exact_resume"]["random"]
+
+
+def _move(state: dict[str, Any], folder: Path) -> None:
+    """Let the state of a ``ModelCheckpoint`` name files of its folder that were in another one."""
+    if not (state["best_model_path"] and (folder / Path(state["best_model_path"]).name).is_file()):
+        return
+    for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[name] = str(folder / Path(state[name]).name) if state[name] else ""
+    best = state["best_k_models"].items()
+    state["best_k_models"] = {str(folder / Path(path).name): score for path, score in best}
+    state["dirpath"] = str(folder)
 
 
 class _Signals:

@@ -87,6 +87,8 @@ class GRAMNet(AdversarialModule):
         torch.Size([4, 3, 32, 32])
     """
 
+    logged = ("mmd2", "jitter_escalations")
+
     def __init__(
         self,
         generator: nn.Module,

@@ -1,10 +1,9 @@
 """Lightning's callbacks on generator steps and scores; those that cannot work are refused."""
 
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any, cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -30,6 +29,7 @@ _REFUSED = {
     "LearningRateFinder": "it needs a single optimizer; try rates of generator_optimizer and "
     "critic_optimizer in a sweep",
     "ModelPruning": "a critic's pruned weights change its loss; prune an exported generator",
+    "OnExceptionCheckpoint": "checkpoints/last.ckpt is saved where a run is stopped",
     "SpikeDetection": "it needs a single loss; losses that are not finite stop the run already",
     "StochasticWeightAveraging": _AVERAGE,
     "WeightAveraging": _AVERAGE,
@@ -55,9 +55,9 @@ def check_callback_path(class_path: str) -> None:
     Raises:
         ValueError: It cannot work.
     """
-    module, _, name = class_path.rpartition(".")
-    if module.partition(".")[0] == "lightning":
-        check_callback(getattr(import_module(module), name))
+    package, _, name = class_path.rpartition(".")
+    if name in _REFUSED and package.partition(".")[0] in ("", "lightning"):
+        check_callback(getattr(callbacks, name))
 
 
 def prepare_callbacks(trainer: Trainer, module: LightningModule) -> None:
