@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -38,6 +38,7 @@ from lightning_igm.networks.batch_norm import synchronise_batch_norms
 __all__ = ["ImplicitGenerativeModule", "NonFiniteLossError"]
 
 Player = Literal["generator", "critic", "autoencoder"]
+LatentDistribution = Literal["normal", "uniform", "unit_uniform"]
 
 # Batches; each check waits for the device.
 _CHECK_LOSSES_EVERY = 50
@@ -60,7 +61,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         generator_optimizer: Makes the generator's optimizer from its parameters.
         generator_scheduler: Makes a learning-rate schedule, stepped once per generator step.
         latent_dim: Size of a latent; that of the generator by default.
-        latent_distribution: ``normal`` for N(0, I), ``uniform`` for U[-1, 1].
+        latent_distribution: ``normal`` for N(0, I), ``uniform`` for U[-1, 1], ``unit_uniform`` for
+            U[0, 1].
         gradient_clip: Largest norm of each parameter tensor's gradient, of either player; one that
             exceeds it is scaled to it. None for no limit.
         compile: Whether to compile the networks that :meth:`compiled_networks` gives, to train with
@@ -79,7 +81,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         generator_optimizer: OptimizerCallable = torch.optim.Adam,
         generator_scheduler: LRSchedulerCallable | None = None,
         latent_dim: int | None = None,
-        latent_distribution: Literal["normal", "uniform"] = "normal",
+        latent_distribution: LatentDistribution = "normal",
         gradient_clip: float | None = None,
         compile: bool | str = False,  # noqa: A002 - as torch calls it
         channels_last: bool = False,
@@ -91,7 +93,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         if not any(True for _ in generator.parameters()):
             raise ValueError(f"generator: {type(generator).__name__} has no parameters to train")
         self.latent_distribution = one_of(
-            "latent_distribution", latent_distribution, ("normal", "uniform")
+            "latent_distribution", latent_distribution, get_args(LatentDistribution)
         )
         expected = getattr(generator, "latent_dim", latent_dim)
         if latent_dim not in (None, expected):
@@ -176,7 +178,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         if self.latent_distribution == "normal":
             latent.normal_(generator=generator)
         else:
-            latent.uniform_(-1, 1, generator=generator)
+            smallest = -1 if self.latent_distribution == "uniform" else 0
+            latent.uniform_(smallest, 1, generator=generator)
         return latent.to(weights.device)
 
     @property

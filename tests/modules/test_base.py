@@ -292,7 +292,7 @@ def test_samples_during_training_do_not_change_the_run():
 
 @pytest.mark.parametrize(
     ("distribution", "mean", "variance", "largest"),
-    [("normal", 0.0, 1.0, 6.0), ("uniform", 0.0, 1 / 3, 1.0)],
+    [("normal", 0.0, 1.0, 6.0), ("uniform", 0.0, 1 / 3, 1.0), ("unit_uniform", 0.5, 1 / 12, 1.0)],
 )
 def test_latents_follow_their_distribution(distribution, mean, variance, largest):
     model = tiny(latent_distribution=distribution)
@@ -301,6 +301,7 @@ def test_latents_follow_their_distribution(distribution, mean, variance, largest
     assert latent.mean().item() == pytest.approx(mean, abs=0.03)
     assert latent.var().item() == pytest.approx(variance, rel=0.03)
     assert latent.abs().max() <= largest
+    assert (latent.min() < 0) == (distribution != "unit_uniform")
 
 
 @pytest.mark.parametrize("n", [0, -1])
