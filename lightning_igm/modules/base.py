@@ -30,6 +30,7 @@ from lightning_igm.modules.support import (
     check_takes_images,
     eval_mode,
     save_plain_hyperparameters,
+    scalars,
     stated_range,
     try_out,
 )
@@ -294,30 +295,37 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return every > 0 and self.global_step % every == 0
 
-    def log_training(self, values: Mapping[str, Tensor]) -> None:
+    def log_training(self, values: Mapping[str, Tensor | float]) -> None:
         """Show values of this update in the progress bar, and keep them for the loggers.
 
         The loggers get the latest of them every ``trainer.log_every_n_steps`` *generator* steps.
 
         Args:
-            values: Scalars ``()`` by name, on any device; they are not waited for.
+            values: Numbers, or scalars ``()`` on any device, by name; they are not waited for.
+
+        Raises:
+            ValueError: One is none.
         """
-        self.latest.update({name: value.detach() for name, value in values.items()})
+        self.latest.update(scalars(values))
         if self._trainer is not None:  # A loss can be had without one.
             # Not for the bar: Lightning would wait for the device after every batch.
             self.log_dict(dict(values), logger=False)
 
-    def log_now(self, values: Mapping[str, Tensor]) -> None:
+    def log_now(self, values: Mapping[str, Tensor | float]) -> None:
         """Give values to all loggers at once, at this generator step; every rank must call it.
 
         Args:
-            values: Scalars ``()`` by name, of which the ranks' mean is taken; the device is waited
-                for.
+            values: Numbers, or scalars ``()``, by name, of which the ranks' mean is taken; the
+                device is waited for.
+
+        Raises:
+            ValueError: One is none.
         """
+        found = scalars(values)
         if world_size() > 1:
-            stacked = torch.stack([value.to(self.device).double() for value in values.values()])
-            values = dict(zip(values, all_mean(stacked), strict=True))
-        metrics = {name: float(value) for name, value in values.items()}
+            stacked = torch.stack([value.to(self.device).double() for value in found.values()])
+            found = dict(zip(found, all_mean(stacked), strict=True))
+        metrics = {name: float(value) for name, value in found.items()}
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.global_step)
 
@@ -496,5 +504,10 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             raise self.stop_by
 
     def on_train_end(self) -> None:
-        """Check the losses since the last save."""
+        """Check the losses since the last save; log the last step of a run too short for a row.
+
+        The last checkpoint is saved before, and a continued run drops this row.
+        """
         self.check_finite()
+        if 0 < self.global_step < self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            self.log_now(self.latest)

@@ -202,7 +202,7 @@ class GRAMNet(AdversarialModule):
             values["d_star"] = ratio_error(fake, real, ratio, grams.sigmas, self.jitter)
         return values
 
-    def log_now(self, values: Mapping[str, Tensor]) -> None:
+    def log_now(self, values: Mapping[str, Tensor | float]) -> None:
         """Give values to all loggers, and warn once if the ratio has died."""
         super().log_now(values)
         if self._warned or isinstance(self.sigmas, str) or "ratio_mean" not in values:
