@@ -104,9 +104,10 @@ def compare(
         columns = read_final([folder for _, folder in runs], stage)
     shared = [name for name in SCORES if all(name in c for c in columns.values())]
     names = shared if scores is None else list(scores)
-    if not names:
-        raise ValueError("runs: they have no score in common; give one by --scores")
     file = METRICS if stage == "fit" else SCORE_FILE
+    if not names:
+        found = "; ".join(f"{folder} has {_known(own)}" for folder, own in columns.items())
+        raise ValueError(f"runs: they have no score in common; give one by --scores ({found})")
     curves = {
         name: {
             label: [_column(columns[f], name, f / file) for f in folders]
@@ -227,6 +228,8 @@ def _read(folder: Path) -> dict[str, Curve]:
     """Everything in a run's ``metrics.csv``, by name."""
     path = folder / METRICS
     if not path.is_file():
+        if (folder / CONFIG).is_file():  # Of a run that has logged nothing so far.
+            return {}
         raise ValueError(f"{folder}: no run is there; {METRICS} is missing")
     columns = {}
     with _naming(path), path.open(newline="") as file:
@@ -250,9 +253,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _column(columns: Mapping[str, Curve], name: str, file: Path) -> Curve:
     if name not in columns:
-        known = ", ".join(sorted(set(columns) - {"step"})) or "none yet"
-        raise ValueError(f"{file.parent}: no score {name!r}; its {file.name} has {known}")
+        raise ValueError(f"{file.parent}: no score {name!r}; its {file.name} has {_known(columns)}")
     return columns[name]
+
+
+def _known(columns: Mapping[str, Curve]) -> str:
+    return ", ".join(sorted(set(columns) - {"step"})) or "none yet"
 
 
 def read_final(folders: Sequence[Path], stage: Stage) -> dict[Path, dict[str, Curve]]:

@@ -55,7 +55,7 @@ class QuantisedGenerator(nn.Module):
         self.generator = model.image_generator
         self.value_range = value_range
         self.uniform = model.latent_distribution == "uniform"
-        self.noise = "uniform_0_1" if self.uniform else "normal"
+        self.noise = "normal" if model.latent_distribution == "normal" else "uniform_0_1"
 
     def forward(self, noise: Tensor) -> Tensor:
         """Images ``(N, 3, H, W)`` of uint8 for noise ``(N, latent_dim)``."""

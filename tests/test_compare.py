@@ -78,7 +78,9 @@ def test_kid_is_there_if_all_runs_have_it(runs: list[Path], tmp_path: Path) -> N
         (["{0}", "{0}/nothing"], "nothing: no run is there; metrics.csv is missing"),
         (["{2}", "--scores", "kid"], "no score 'kid'; its metrics.csv has fid, generator_loss"),
         (["{0}", "{3}"], "runs: one has no score before generator step 40 and another none after"),
-        (["{4}"], "runs: they have no score in common; give one by --scores"),
+        (["{4}"], "no score in common; give one by --scores ({4} has generator_loss)"),
+        (["{2}", "{5}"], "one by --scores ({2} has fid, generator_loss; {5} has none yet)"),
+        (["{5}", "--scores", "fid"], "begun: no score 'fid'; its metrics.csv has none yet"),
     ],
 )
 def test_bad_input_gives_one_line(
@@ -90,11 +92,14 @@ def test_bad_input_gives_one_line(
 ) -> None:
     late = write_run(tmp_path / "late", 0, 1, {40: 1})
     none = write_run(tmp_path / "none", 0, 1, {})
-    words = [word.format(*runs, late, none) for word in words]
+    begun = write_run(tmp_path / "begun", 0, 1, {})
+    (begun / "metrics.csv").unlink()
+    folders = *runs, late, none, begun
+    words = [word.format(*folders) for word in words]
     with pytest.raises(SystemExit):
         console([*words, "--out", str(tmp_path / "out")])
     (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
+    assert message.format(*folders) in line
     assert not (tmp_path / "out").exists()
 
 

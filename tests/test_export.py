@@ -156,6 +156,22 @@ def test_grey_images_become_rgb_and_normal_latents_stay():
     assert torch.equal(quantised(latents), grey.expand(-1, 3, -1, -1))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("distribution", "low"), [("normal", None), ("uniform", -1), ("unit_uniform", 0)]
+)
+def test_an_export_takes_the_noise_that_it_is_called_with(tmp_path, distribution, low):
+    generator = DCGANGenerator(image_size=16, output="tanh")
+    model = GAN(generator, DCGANCritic(image_size=16), latent_distribution=distribution).eval()
+    assert QuantisedGenerator(model).noise == ("normal" if low is None else "uniform_0_1")
+    noise = torch.rand(4, model.latent_dim)
+    latents = noise if low is None else low + (1 - low) * noise
+    export(model, tmp_path / "g.pth")
+    found = torch.jit.load(tmp_path / "g.pth")(noise).int()
+    assert (found - to_uint8(model(latents), (-1.0, 1.0)).int()).abs().max() <= 1
+
+
 def test_generated_codes_are_decoded(tmp_path):
     generator = MLPGenerator(4, (3,), (6,), output="sigmoid")
     model = MMDNet(generator, autoencoder=Autoencoder((1, 8, 8), (5,), 3)).eval()

@@ -152,6 +152,19 @@ def test_molm_presets_have_the_papers_hyper_parameters(preset, steps, penalty, b
         assert arguments[f"{player}_optimizer"]["init_args"]["lr"] == 1e-4
 
 
+@pytest.mark.parametrize("preset", ["cifar10_dcgan", "celeba"])
+def test_latents_of_the_pytorch_code_are_between_0_and_1(preset):
+    model = main(
+        ["--config", str(ROOT / f"configs/gramnet/{preset}.yaml"), *QUIET], run=False
+    ).model
+    latents = model.sample_latent(1000, torch.Generator().manual_seed(0))
+    assert latents.min() >= 0
+    # No batch norm makes it the same: what all images share of the first maps is a pattern.
+    maps = model.generator.layers[:2](latents).detach()
+    pattern = maps.mean(0).var((1, 2)).mean() / maps.var((0, 2, 3)).mean()
+    assert 0.5 < pattern < 0.9
+
+
 @pytest.mark.parametrize("path", [p for p in PRESETS if p.stem.endswith("_random")], ids=name)
 def test_random_twin_differs_in_learning_its_moments_alone(path):
     twin = yaml.safe_load(path.read_text())

@@ -82,7 +82,7 @@ class Films(Callback):
     @torch.no_grad()
     def _interpolations(self, trainer: Trainer, pl_module: LightningModule) -> Tensor:
         model = cast(ImplicitGenerativeModule, pl_module)
-        uniform = getattr(model, "latent_distribution", "normal") == "uniform"
+        in_cube = getattr(model, "latent_distribution", "normal") != "normal"
         with (
             isolated_rng(self.seed),
             eval_mode(model.generator),
@@ -91,7 +91,7 @@ class Films(Callback):
             # Drawn on the CPU: the same latents on every device.
             noise = model.sample_latent(2 * self.rows, torch.Generator().manual_seed(self.seed))
             starts, ends = noise.cpu().chunk(2)
-            latents = between(starts, ends, self.columns, straight=uniform)
+            latents = between(starts, ends, self.columns, straight=in_cube)
             images = model(latents.flatten(0, 1).to(model.device))
         pixels = to_uint8(images, image_data(trainer).value_range).cpu()
         scale = math.ceil(_COMFORTABLE_WIDTH / (self.columns * pixels.shape[-1]))

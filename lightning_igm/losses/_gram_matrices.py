@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lightning_igm.checks import above_zero
+from lightning_igm.checks import above_zero, one_of
 from lightning_igm.distributed import gather, world_size
-from lightning_igm.losses._support import widened
+from lightning_igm.losses._support import as_numbers
 
-__all__ = ["GramMatrices", "gram_matrices", "median_bandwidths"]
+__all__ = ["MEDIAN_FACTORS", "Bandwidths", "GramMatrices", "gram_matrices", "median_bandwidths"]
 
+Bandwidths = float | Sequence[float] | Tensor | Literal["median", "median5"]
+
+MEDIAN_FACTORS = {"median": (1.0,), "median5": (1.0, 0.333, 0.2, 1 / 0.2, 1 / 0.333)}
 _LEAST_EXPONENT = -300.0
 
 
@@ -44,6 +48,11 @@ class GramMatrices:
         return self.matrix.shape[-1] - self.n_q
 
     @property
+    def sigmas(self) -> Tensor:
+        """Standard deviations of the kernels, ``(..., L)``."""
+        return (-self.rates[..., 0, 0]).rsqrt()
+
+    @property
     def qq(self) -> Tensor:
         """K_qq, ``(..., L, N_q, N_q)``."""
         return self.matrix[..., : self.n_q, : self.n_q]
@@ -59,9 +68,7 @@ class GramMatrices:
         return self.matrix[..., self.n_q :, self.n_q :]
 
 
-def gram_matrices(
-    denominator: Tensor, numerator: Tensor, sigmas: float | Sequence[float] | Tensor
-) -> GramMatrices:
+def gram_matrices(denominator: Tensor, numerator: Tensor, sigmas: Bandwidths) -> GramMatrices:
     """Gram matrices of ``k(a, b) = exp(-||a - b||^2 / (2 sigma^2))``.
 
     They are made in float64, of features in any precision: what is solved with them magnifies
@@ -71,7 +78,9 @@ def gram_matrices(
     Args:
         denominator: Features ``(..., N_q, K)``; ``(N_q,)`` counts as K = 1.
         numerator: Features ``(..., N_p, K)``.
-        sigmas: Standard deviations: a number, L numbers or a tensor ``(L,)`` or ``(..., L)``.
+        sigmas: Standard deviations: a number, L numbers or a tensor ``(L,)`` or ``(..., L)``;
+            ``median`` for that of :func:`median_bandwidths`, ``median5`` for it and its multiples
+            by 0.333, 0.2 and their inverses.
 
     Raises:
         ValueError: The features do not fit, there are fewer than two of a kind, or a sigma is not
@@ -83,6 +92,9 @@ def gram_matrices(
         tensor([[0.6065, 0.6065],
                 [1.0000, 1.0000]], dtype=torch.float64)
     """
+    if isinstance(sigmas, str):
+        factors = MEDIAN_FACTORS[one_of("sigmas", sigmas, tuple(MEDIAN_FACTORS))]
+        sigmas = median_bandwidths(denominator, numerator, factors)
     q, p = _checked(denominator, numerator)
     features = torch.cat([q, p], -2)
     with torch.no_grad():
@@ -150,15 +162,16 @@ def _augmented(features: Tensor) -> tuple[Tensor, Tensor]:
 
 def _checked(denominator: Tensor, numerator: Tensor) -> tuple[Tensor, Tensor]:
     """Features ``(..., N, K)`` of all ranks, in float32 or better and in one precision."""
+    given = {"denominator": denominator, "numerator": numerator}
     q, p = (
-        _gathered(widened(points.unsqueeze(-1) if points.dim() == 1 else points))
-        for points in (denominator, numerator)
+        _gathered(points.unsqueeze(-1) if points.dim() == 1 else points)
+        for points in (as_numbers(name, points) for name, points in given.items())
     )
     for name, points in (("denominator", q), ("numerator", p)):
-        if points.dim() < 2 or points.shape[-2] < 2:
+        if points.dim() not in (2, 3) or points.shape[-2] < 2 or 0 in points.shape:
             raise ValueError(
-                f"{name}: shape {tuple(points.shape)} is not allowed; it must be (..., N, K), "
-                "with 2 samples or more"
+                f"{name}: shape {tuple(points.shape)} is not allowed; it must be (N, K), or "
+                "(M, N, K) for M problems side by side, with 2 samples or more; flatten images"
             )
     if q.shape[-1] != p.shape[-1] or q.shape[:-2] != p.shape[:-2]:
         raise ValueError(

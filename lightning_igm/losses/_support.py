@@ -1,4 +1,4 @@
-"""What the losses share: their precision, and the form of features."""
+"""What the losses share: their precision, and the form of features and logits."""
 
 from contextlib import AbstractContextManager
 
@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["as_features", "autocast_off", "couples_images", "widened"]
+__all__ = [
+    "as_features",
+    "as_logits",
+    "as_numbers",
+    "autocast_off",
+    "couples_images",
+    "couples_now",
+    "widened",
+]
 
 
 def couples_images(module: nn.Module) -> bool:
@@ -15,6 +23,12 @@ def couples_images(module: nn.Module) -> bool:
     Batch norms do, and layers with an attribute ``couples_images`` that is true.
     """
     return isinstance(module, _BatchNorm) or getattr(module, "couples_images", False)
+
+
+def couples_now(module: nn.Module) -> bool:
+    """Whether it does in its present mode: in evaluation no batch norm with running statistics."""
+    is_fixed = not module.training and getattr(module, "track_running_stats", False)
+    return couples_images(module) and not is_fixed
 
 
 def autocast_off(tensor: Tensor) -> AbstractContextManager[None]:
@@ -27,14 +41,50 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def as_features(name: str, outputs: Tensor) -> Tensor:
-    """Outputs of a critic as ``(N, D)``, in float32 or better; ``(N,)`` is one feature.
+def as_numbers(name: str, tensor: Tensor) -> Tensor:
+    """A tensor of real numbers, in float32 or better.
 
     Raises:
-        ValueError: They have another number of dimensions.
+        ValueError: It is none.
     """
-    if outputs.dim() not in (1, 2):
+    if not isinstance(tensor, Tensor) or tensor.is_complex():
+        shown = tensor.dtype if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
+        raise ValueError(f"{name}: {shown} is not allowed; it must be a tensor of real numbers")
+    return widened(tensor)
+
+
+def as_features(name: str, outputs: Tensor, *, least: int = 0) -> Tensor:
+    """Outputs of a critic as ``(N, D)``, in float32 or better; ``(N,)`` is one feature.
+
+    Args:
+        name: Of the argument.
+        outputs: ``(N, D)`` or ``(N,)``.
+        least: Of N.
+
+    Raises:
+        ValueError: They are no real numbers, have another number of dimensions, no features or
+            too few rows.
+    """
+    features = as_numbers(name, outputs)
+    if features.dim() not in (1, 2) or 0 in features.shape[1:] or len(features) < least:
+        rows = f", with N of {least} or more" if least else ""
         raise ValueError(
             f"{name}: shape {tuple(outputs.shape)} is not allowed; features must be (N, D) or (N,)"
+            f"{rows}"
         )
-    return widened(outputs.unsqueeze(1) if outputs.dim() == 1 else outputs)
+    return features.unsqueeze(1) if features.dim() == 1 else features
+
+
+def as_logits(name: str, outputs: Tensor) -> Tensor:
+    """Outputs of a critic with one for each image, ``(N,)`` or ``(N, 1)``, in float32 or better.
+
+    Raises:
+        ValueError: They are no real numbers, there are none, or several for an image.
+    """
+    logits = as_numbers(name, outputs)
+    if logits.numel() == 0 or logits.shape[:1] != (logits.numel(),):
+        raise ValueError(
+            f"{name}: shape {tuple(outputs.shape)} is not allowed; it must be (N,), with N of 1 or "
+            "more: one for each image"
+        )
+    return logits

@@ -6,7 +6,7 @@ Means are in float32 or better, whatever the precision of the critic.
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_igm.losses._support import widened
+from lightning_igm.losses._support import as_logits
 
 __all__ = [
     "logistic_critic_loss",
@@ -29,12 +29,18 @@ def logistic_critic_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     Returns:
         ``()``, nats; 2 log 2 for a critic that cannot tell.
 
+    Raises:
+        ValueError: There are no logits of a kind, several for an image, or they are no real
+            numbers; so for all losses of this file.
+
     Example:
         >>> import torch
         >>> logistic_critic_loss(torch.zeros(4), torch.zeros(4))
         tensor(1.3863)
     """
-    return F.softplus(-widened(real_logits)).mean() + F.softplus(widened(fake_logits)).mean()
+    real = as_logits("real_logits", real_logits)
+    fake = as_logits("fake_logits", fake_logits)
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
@@ -51,7 +57,7 @@ def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
         >>> non_saturating_generator_loss(torch.zeros(4))
         tensor(0.6931)
     """
-    return F.softplus(-widened(fake_logits)).mean()
+    return F.softplus(-as_logits("fake_logits", fake_logits)).mean()
 
 
 def wasserstein_critic_loss(real_values: Tensor, fake_values: Tensor) -> Tensor:
@@ -72,7 +78,8 @@ def wasserstein_critic_loss(real_values: Tensor, fake_values: Tensor) -> Tensor:
         >>> wasserstein_critic_loss(torch.ones(4), torch.zeros(4))
         tensor(-1.)
     """
-    return widened(fake_values).mean() - widened(real_values).mean()
+    fake = as_logits("fake_values", fake_values)
+    return fake.mean() - as_logits("real_values", real_values).mean()
 
 
 def wasserstein_generator_loss(fake_values: Tensor) -> Tensor:
@@ -89,4 +96,4 @@ def wasserstein_generator_loss(fake_values: Tensor) -> Tensor:
         >>> wasserstein_generator_loss(torch.ones(4))
         tensor(-1.)
     """
-    return -widened(fake_values).mean()
+    return -as_logits("fake_values", fake_values).mean()

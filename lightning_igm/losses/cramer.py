@@ -122,7 +122,7 @@ def _length(vectors: Tensor) -> Tensor:
 
 def _paired(*features: Tensor) -> tuple[Tensor, ...]:
     """Features of one shape, in float32 or better."""
-    paired = tuple(as_features("features", feature) for feature in features)
+    paired = tuple(as_features("features", feature, least=1) for feature in features)
     shapes = [tuple(feature.shape) for feature in paired]
     if len(set(shapes)) > 1:
         raise ValueError(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_igm.distributed import rank, world_size
-from lightning_igm.losses._support import as_features, autocast_off, couples_images, widened
+from lightning_igm.losses._support import as_features, autocast_off, couples_now, widened
 
 __all__ = [
     "Critic",
@@ -114,8 +114,7 @@ def check_separate_images(critic: Critic) -> None:
     """
     modules = critic.named_modules() if isinstance(critic, nn.Module) else ()
     for name, module in modules:
-        is_fixed = not module.training and getattr(module, "track_running_stats", False)
-        if couples_images(module) and not is_fixed:
+        if couples_now(module):
             raise ValueError(
                 f"critic: layer {name!r} is a {type(module).__name__}, which couples the images of "
                 "a batch, so that an image has no gradient of its own; use a critic without batch "
@@ -133,8 +132,10 @@ def features_of(critic: Critic, images: Tensor) -> Tensor:
     """Features ``(N, D)`` in float32 or better, with autocast off.
 
     Raises:
-        ValueError: The outputs are no features, or not one for each image.
+        ValueError: There are no images, or the outputs are no features, or not one for each image.
     """
+    if len(images) == 0:
+        raise ValueError("images: there are none; there must be 1 or more")
     with autocast_off(images):
         outputs = critic(suited(critic, images))
     features = as_features("critic", outputs)

@@ -35,7 +35,7 @@ def one_sided_term(x: Tensor, y: Tensor, *, swapped: bool = False) -> Tensor:
         >>> one_sided_term(x, y), one_sided_term(x, y, swapped=True)
         (tensor(-0.1500), tensor(-0.1000))
     """
-    x, y = as_features("x", x), as_features("y", y)
+    x, y = as_features("x", x, least=1), as_features("y", y, least=1)
     if x.shape[1] != y.shape[1]:
         raise ValueError(
             f"y: features of length {y.shape[1]} are not allowed with features x of length "

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
-from lightning_igm.losses._support import couples_images
+from lightning_igm.losses._support import couples_images, couples_now
 from lightning_igm.losses.recorder import Recorder
 
 __all__ = [
@@ -40,27 +40,37 @@ def check_moment_network(critic: nn.Module) -> None:
     """
     for name, module in critic.named_modules():
         kind = type(module).__name__
-        if couples_images(module):
-            raise ValueError(
-                f"critic: layer {name!r} is a {kind}, which couples the images of a batch, so that "
-                "an image has no moments of its own; use a critic without batch normalization"
-            )
-        if isinstance(module, _DropoutNd) and module.p > 0:
-            raise ValueError(
-                f"critic: layer {name!r} is a {kind} with p={module.p}, which makes the moments "
-                "random; use a critic without dropout"
-            )
+        _check_layer(name, module, couples=couples_images(module), drops=True)
         for parameter_name, parameter in module.named_parameters(recurse=False):
             if not isinstance(module, nn.Linear | nn.Conv2d):
                 raise ValueError(
                     f"critic: parameter {f'{name}.{parameter_name}'.lstrip('.')!r} belongs to a "
                     f"{kind}; moments are supported for parameters of Linear and Conv2d layers"
                 )
-            if not parameter.requires_grad:
-                raise ValueError(
-                    f"critic: parameter {f'{name}.{parameter_name}'.lstrip('.')!r} is frozen "
-                    "(requires_grad=False); the moments are gradients in all parameters"
-                )
+            _check_trained(f"{name}.{parameter_name}".lstrip("."), parameter)
+
+
+def _check_layer(name: str, module: nn.Module, *, couples: bool, drops: bool) -> None:
+    """Check that a layer neither couples images nor, where it ``drops``, is a dropout."""
+    kind = type(module).__name__
+    if couples:
+        raise ValueError(
+            f"critic: layer {name!r} is a {kind}, which couples the images of a batch, so that "
+            "an image has no moments of its own; use a critic without batch normalization"
+        )
+    if drops and isinstance(module, _DropoutNd) and module.p > 0:
+        raise ValueError(
+            f"critic: layer {name!r} is a {kind} with p={module.p}, which makes the moments "
+            "random; use a critic without dropout"
+        )
+
+
+def _check_trained(name: str, parameter: Tensor) -> None:
+    if not parameter.requires_grad:
+        raise ValueError(
+            f"critic: parameter {name!r} is frozen (requires_grad=False); the moments are "
+            "gradients in all parameters"
+        )
 
 
 def mean_moments(
@@ -91,12 +101,19 @@ def mean_moments(
         ``(k,)``, in the order of ``critic.parameters()``, followed by ``C H W`` pixels and the
         hidden activations where they are asked for.
 
+    Raises:
+        ValueError: The critic couples images or is random, in the mode it is in; a parameter is
+            frozen and not for ``images_only``, or there are none; its outputs are no logits; or
+            there are no images.
+
     Example:
         >>> import torch
         >>> critic = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 1))
         >>> mean_moments(critic, torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
         tensor([2., 2., 2., 1.])
     """
+    for name, module in critic.named_modules():
+        _check_layer(name, module, couples=couples_now(module), drops=module.training)
     parameters: Mapping[str, Tensor] = dict(critic.named_parameters())
     if images_only:
         parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
@@ -175,9 +192,21 @@ def _forward(
     critic: nn.Module, images: Tensor, parameters: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor, Recorder]:
     """One recorded forward pass; of fakes made under autocast in the critic's own precision."""
+    if len(images) == 0:
+        raise ValueError("images: there are none; there must be 1 or more")
+    if not parameters:
+        raise ValueError(f"critic: {type(critic).__name__} has no parameters, and so no moments")
+    for name, parameter in parameters.items():
+        _check_trained(name, parameter)
     images = images.to(next(critic.parameters()).dtype)
     with _exact(images), Recorder(parameters) as recorder:
-        return images, functional_call(critic, dict(parameters), (images,)), recorder
+        logits = functional_call(critic, dict(parameters), (images,))
+    if logits.numel() != len(images):
+        raise ValueError(
+            f"critic: outputs of shape {tuple(logits.shape)} are not allowed for {len(images)} "
+            "images; it must give a logit for each, (N,)"
+        )
+    return images, logits, recorder
 
 
 def _mean_moments(

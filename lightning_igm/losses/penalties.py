@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_igm.distributed import all_mean, gather
-from lightning_igm.losses._support import autocast_off, widened
+from lightning_igm.losses._support import as_numbers, autocast_off, widened
 from lightning_igm.losses.jacobians import (
     Critic,
     check_separate_images,
@@ -174,17 +174,21 @@ def activation_penalty(activations: Iterable[Tensor]) -> Tensor:
         ``()``, of this rank's images: a mean over images, whose mean over ranks is the global one.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are none, or none of a layer.
 
     Example:
         >>> import torch
         >>> activation_penalty([torch.ones(2, 3), torch.tensor([[2.0], [4.0]])])
         tensor(11.)
     """
-    squares = [widened(activation).square().mean() for activation in activations]
-    if not squares:
-        raise ValueError("activations: [] is not allowed; there must be those of a layer or more")
-    return reduce(torch.add, squares)
+    layers = [as_numbers("activations", layer) for layer in activations]
+    if not layers or any(layer.numel() == 0 for layer in layers):
+        shown = [tuple(layer.shape) for layer in layers]
+        raise ValueError(
+            f"activations: {shown} is not allowed; there must be those of a layer or more, each "
+            "with a value or more"
+        )
+    return reduce(torch.add, [layer.square().mean() for layer in layers])
 
 
 def interpolates(real: Tensor, fake: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -2,14 +2,14 @@
 
 From "Generative Ratio Matching Networks" (Srivastava, Xu, Gutmann and Sutton, ICLR 2020,
 https://openreview.net/forum?id=SJg7spEYDS). The denominator q is the law of the generated samples,
-the numerator p that of the data; both are seen through their features ``(..., N, K)``. Leading
-dimensions are problems side by side, such as the members of an ensemble.
+the numerator p that of the data; both are seen through their features ``(..., N, K)``, where the
+dots are nothing, or problems side by side, such as the members of an ensemble. Images as they are
+would look like such problems: flatten them.
 
 Gradients are closed forms: what comes back to a Gram matrix is a product of two vectors, so that
 no matrix of gradients is ever made. They can be taken once; a second derivative is an error.
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,11 +18,12 @@ from torch.nn.functional import pad
 
 from lightning_igm.checks import above_zero, non_negative, one_of
 from lightning_igm.losses._gram_matrices import (
+    Bandwidths,
     GramMatrices,
     gram_matrices,
     median_bandwidths,
 )
-from lightning_igm.losses._support import widened
+from lightning_igm.losses._support import as_numbers
 
 __all__ = [
     "GramMatrices",
@@ -49,10 +50,7 @@ _LARGEST_RATIO = 1e9
 
 
 def density_ratio(
-    denominator: Tensor,
-    numerator: Tensor,
-    sigmas: float | Sequence[float] | Tensor,
-    jitter: float = 1e-3,
+    denominator: Tensor, numerator: Tensor, sigmas: Bandwidths, jitter: float = 1e-3
 ) -> Tensor:
     """Ratio p / q of two densities at the samples of q, by kernel mean matching.
 
@@ -67,7 +65,8 @@ def density_ratio(
     Args:
         denominator: Features ``(..., N_q, K)`` of samples of q; ``(N_q,)`` counts as K = 1.
         numerator: Features ``(..., N_p, K)`` of samples of p.
-        sigmas: Standard deviations of the Gaussian kernels: a number, L numbers or a tensor.
+        sigmas: Standard deviations of the Gaussian kernels: a number, L numbers, a tensor, or a
+            word as in :func:`gram_matrices`.
         jitter: Added to the diagonal.
 
     Returns:
@@ -126,7 +125,7 @@ def pearson_divergence(ratio: Tensor) -> Tensor:
         >>> pearson_divergence(torch.tensor([0.0, 3.0]))
         tensor(2.5000)
     """
-    return (ratio - 1).square().mean(-1)
+    return (as_numbers("ratio", ratio) - 1).square().mean(-1)
 
 
 def projector_loss(ratio: Tensor, regulariser: Regulariser = "mean", weight: float = 1.0) -> Tensor:
@@ -157,7 +156,7 @@ def projector_loss(ratio: Tensor, regulariser: Regulariser = "mean", weight: flo
     """
     one_of("regulariser", regulariser, get_args(Regulariser))
     non_negative("weight", weight)
-    ratio = widened(ratio)
+    ratio = as_numbers("ratio", ratio)
     if regulariser == "clip":
         ratio = ratio.clamp(0, _LARGEST_RATIO)
     gain = pearson_divergence(ratio)
@@ -198,7 +197,7 @@ def mmd_root(mmd2: Tensor, delta: float = 1e-6) -> Tensor:
         >>> mmd_root(torch.tensor(4.0))
         tensor(2.0000)
     """
-    return (widened(mmd2).clamp_min(0) + delta).sqrt()
+    return (as_numbers("mmd2", mmd2).clamp_min(0) + delta).sqrt()
 
 
 @torch.no_grad()
@@ -227,7 +226,7 @@ def ratio_error(
     denominator: Tensor,
     numerator: Tensor,
     ratio: Tensor,
-    sigmas: float | Sequence[float] | Tensor,
+    sigmas: Bandwidths,
     jitter: float = 1e-3,
     *,
     clip: bool = False,
@@ -244,12 +243,15 @@ def ratio_error(
         denominator: Samples of q, ``(N_q, ...)``, flattened here.
         numerator: Samples of p, ``(N_p, ...)``.
         ratio: r, ``(N_q,)``, of their features; under several ranks of all ranks' samples.
-        sigmas: Those of the features' ratio.
+        sigmas: Those of the features' ratio; a word takes the samples' own median distance.
         jitter: That of the features' ratio.
         clip: Whether r_x is set to 0 where it is negative.
 
     Returns:
         ``()``, without gradient.
+
+    Raises:
+        ValueError: As :func:`density_ratio`, or the ratio has another shape.
 
     Example:
         >>> import torch
@@ -257,7 +259,14 @@ def ratio_error(
         >>> ratio_error(q, p, torch.tensor([1.0, 1.0]), [1.0], jitter=1e-6)
         tensor(1.0000)
     """
-    expected = density_ratio(denominator.flatten(1), numerator.flatten(1), sigmas, jitter)
+    given = as_numbers("denominator", denominator), as_numbers("numerator", numerator)
+    q, p = (points.flatten(1) if points.dim() > 2 else points for points in given)
+    expected = density_ratio(q, p, sigmas, jitter)
+    if ratio.shape != expected.shape:
+        raise ValueError(
+            f"ratio: shape {tuple(ratio.shape)} is not allowed; it must be "
+            f"{tuple(expected.shape)}, a value for each sample of the denominator"
+        )
     if clip:
         expected = expected.clamp_min(0)
     return (expected - ratio).square().mean()

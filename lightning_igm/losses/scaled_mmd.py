@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_igm.checks import above_zero, non_negative
 from lightning_igm.distributed import all_mean
-from lightning_igm.losses._support import as_features, autocast_off, widened
+from lightning_igm.losses._support import as_features, as_numbers, autocast_off
 from lightning_igm.losses.gradient_constrained import gradient_constrained_mmd2
 from lightning_igm.losses.jacobians import (
     Critic,
@@ -97,7 +97,8 @@ def squared_sigma(kernel: Kernel, features: Tensor, squared_norms: Tensor, lam: 
         ``()``, over all ranks' points.
 
     Raises:
-        ValueError: Lambda is negative, or the kernel has no scaling constant.
+        ValueError: Lambda is negative, the kernel has no scaling constant, or the features and
+            norms are not of as many points, one or more.
 
     Example:
         >>> import torch
@@ -107,8 +108,15 @@ def squared_sigma(kernel: Kernel, features: Tensor, squared_norms: Tensor, lam: 
     """
     non_negative("lam", lam)
     constant = kernel.scaling_constant
+    features = as_features("features", features, least=1)
+    squared_norms = _squared_norms(squared_norms)
+    if len(features) != len(squared_norms):
+        raise ValueError(
+            f"squared_norms: {len(squared_norms)} are not allowed with {len(features)} features; "
+            "there must be one for each"
+        )
     with autocast_off(features):
-        traces = kernel.diagonal(features) + constant * widened(squared_norms)
+        traces = kernel.diagonal(features) + constant * squared_norms
         return 1 / (lam + all_mean(traces.mean()))
 
 
@@ -130,7 +138,7 @@ def smmd_scale(
         ``()``, over all ranks' images.
 
     Raises:
-        ValueError: s is not positive.
+        ValueError: s is not positive, or there are no norms or features.
 
     Example:
         >>> import torch
@@ -138,8 +146,19 @@ def smmd_scale(
         tensor(0.2000)
     """
     above_zero("coefficient", coefficient)
-    complexity = widened(squared_norms).mean()
+    complexity = _squared_norms(squared_norms).mean()
     if features is not None:
-        complexity = complexity + as_features("features", features).square().mean()
+        complexity = complexity + as_features("features", features, least=1).square().mean()
     with autocast_off(complexity):
         return 1 / (1 + coefficient * all_mean(complexity))
+
+
+def _squared_norms(norms: Tensor) -> Tensor:
+    """``(N,)``, in float32 or better."""
+    norms = as_numbers("squared_norms", norms)
+    if norms.dim() != 1 or len(norms) == 0:
+        raise ValueError(
+            f"squared_norms: shape {tuple(norms.shape)} is not allowed; it must be (N,), with N "
+            "of 1 or more"
+        )
+    return norms

@@ -30,13 +30,13 @@ def mean_similarity(
     fewer: it is the root of ``sum of e_p e_q over pairs p, q that share an image / pairs^2``.
 
     Args:
-        images: uint8 ``(N, C, H, W)``, H and W of 16 or more.
+        images: uint8 ``(N, C, H, W)``.
         pairs: Number of pairs.
         seed: Seed of the pairs.
         device: Where to compute; where the images are by default.
 
     Raises:
-        ValueError: There are fewer than two images, or they are too small.
+        ValueError: There are fewer than two images, or they have no pixels.
 
     Example:
         >>> import torch

@@ -10,7 +10,6 @@ __all__ = ["ms_ssim"]
 
 _EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW, _SIGMA = 11, 1.5
-_SMALLEST = 2 ** (len(_EXPONENTS) - 1)
 
 
 @torch.no_grad()
@@ -21,20 +20,24 @@ def ms_ssim(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
     2003) with the window that the literature of generative models gives to small images, since
     "Conditional Image Synthesis with Auxiliary Classifier GANs" (Odena, Olah and Shlens, 2017,
     https://arxiv.org/abs/1610.09585): at every one of the five scales it is
-    ``n = min(11, H, W)`` wide, with a standard deviation of ``1.5 n / 11``. Averaged over many
-    pairs of samples it measures how alike they are: compare it with that of real images, and
-    never with values of another variant (torchmetrics' has another window and other scales).
+    ``n = min(11, H, W)`` wide, with a standard deviation of ``1.5 n / 11``. Of one pair it is that
+    of the TensorFlow models' ``research/compression/image_encoder/msssim.py``. Averaged over many
+    pairs of samples it measures how alike they are: compare it with that of real images, and never
+    with values of another variant (torchmetrics' has another window and other scales).
 
-    Per pair, with C1 = (0.01 range)^2 and C2 = (0.03 range)^2, and 2x2 averages between scales::
+    Per pair, with C1 = (0.01 range)^2 and C2 = (0.03 range)^2, and 2x2 averages between scales, in
+    which an odd last row or column is averaged with its own mirror image (28 pixels become 14, 7, 4
+    and 2)::
 
         cs = mean (2 s_xy + C2) / (s_x^2 + s_y^2 + C2)
         ss = mean (2 m_x m_y + C1) / (m_x^2 + m_y^2 + C1) * (2 s_xy + C2) / (s_x^2 + s_y^2 + C2)
         cs_1^.0448 cs_2^.2856 cs_3^.3001 cs_4^.2363 ss_5^.1333
 
-    where the means are over positions and channels, and negative ones count as 0.
+    where the means are over positions and channels, and negative ones count as 0. Of a scale of one
+    pixel cs is 1.
 
     Args:
-        a: ``(N, C, H, W)``, floats or uint8.
+        a: ``(N, C, H, W)``, floats or uint8, of any size.
         b: The same shape: a_i is compared with b_i.
         data_range: Difference between white and black: 255, 1 or 2.
 
@@ -42,7 +45,7 @@ def ms_ssim(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
         ``(N,)``, float64 for float64 images and float32 otherwise.
 
     Raises:
-        ValueError: The shapes do not match, or the images are smaller than 16 pixels.
+        ValueError: The shapes do not match, or there are no pixels.
 
     Example:
         >>> import torch
@@ -51,17 +54,18 @@ def ms_ssim(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
         (tensor([1.]), tensor([0.2930]))
     """
     above_zero("data_range", data_range)
-    if a.dim() != 4 or a.shape != b.shape or min(a.shape[2:]) < _SMALLEST:
+    if a.dim() != 4 or a.shape != b.shape or 0 in a.shape[1:]:
         raise ValueError(
             f"a, b: shapes {tuple(a.shape)} and {tuple(b.shape)} are not allowed; they must be one "
-            f"(N, C, H, W) with H and W of {_SMALLEST} or more"
+            "(N, C, H, W), with pixels"
         )
     dtype = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
     a, b = a.to(dtype), b.to(dtype)
     value = a.new_ones(len(a))
     for scale, exponent in enumerate(_EXPONENTS):
         if scale:
-            a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+            # The mean of what is there of an odd last row is its mean with its mirror image.
+            a, b = (F.avg_pool2d(images, 2, ceil_mode=True) for images in (a, b))
         luminance, contrast = _terms(a, b, data_range)
         last = scale == len(_EXPONENTS) - 1
         term = (luminance * contrast if last else contrast).mean((1, 2, 3))

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -33,6 +33,7 @@ from lightning_igm.modules.support import (
     check_takes_images,
     eval_mode,
     save_plain_hyperparameters,
+    scalars,
     stated_range,
     try_out,
 )
@@ -41,6 +42,7 @@ from lightning_igm.networks.batch_norm import synchronise_batch_norms
 __all__ = ["ImplicitGenerativeModule", "NonFiniteLossError"]
 
 Player = Literal["generator", "critic", "autoencoder"]
+LatentDistribution = Literal["normal", "uniform", "unit_uniform"]
 
 # Batches; each check waits for the device.
 _CHECK_LOSSES_EVERY = 50
@@ -63,7 +65,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         generator_optimizer: Makes the generator's optimizer from its parameters.
         generator_scheduler: Makes a learning-rate schedule, stepped once per generator step.
         latent_dim: Size of a latent; that of the generator by default.
-        latent_distribution: ``normal`` for N(0, I), ``uniform`` for U[-1, 1].
+        latent_distribution: ``normal`` for N(0, I), ``uniform`` for U[-1, 1], ``unit_uniform`` for
+            U[0, 1].
         gradient_clip: Largest norm of each parameter tensor's gradient, of either player; one that
             exceeds it is scaled to it. None for no limit.
         compile: Whether to compile the networks that :meth:`compiled_networks` gives, to train with
@@ -85,7 +88,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         generator_optimizer: OptimizerCallable = torch.optim.Adam,
         generator_scheduler: LRSchedulerCallable | None = None,
         latent_dim: int | None = None,
-        latent_distribution: Literal["normal", "uniform"] = "normal",
+        latent_distribution: LatentDistribution = "normal",
         gradient_clip: float | None = None,
         compile: bool | str = False,  # noqa: A002 - as torch calls it
         channels_last: bool = False,
@@ -97,7 +100,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         if not any(True for _ in generator.parameters()):
             raise ValueError(f"generator: {type(generator).__name__} has no parameters to train")
         self.latent_distribution = one_of(
-            "latent_distribution", latent_distribution, ("normal", "uniform")
+            "latent_distribution", latent_distribution, get_args(LatentDistribution)
         )
         expected = getattr(generator, "latent_dim", latent_dim)
         if latent_dim not in (None, expected):
@@ -183,7 +186,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         if self.latent_distribution == "normal":
             latent.normal_(generator=generator)
         else:
-            latent.uniform_(-1, 1, generator=generator)
+            smallest = -1 if self.latent_distribution == "uniform" else 0
+            latent.uniform_(smallest, 1, generator=generator)
         return latent.to(weights.device)
 
     @property
@@ -298,30 +302,37 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         network: nn.Module = getattr(self, player)
         return [p for p in network.parameters() if p.requires_grad]
 
-    def log_training(self, values: Mapping[str, Tensor]) -> None:
+    def log_training(self, values: Mapping[str, Tensor | float]) -> None:
         """Show values of this update in the progress bar, and keep them for the loggers.
 
         The loggers get the latest of them every ``trainer.log_every_n_steps`` *generator* steps.
 
         Args:
-            values: Scalars ``()`` by name, on any device; they are not waited for.
+            values: Numbers, or scalars ``()`` on any device, by name; they are not waited for.
+
+        Raises:
+            ValueError: One is none.
         """
-        self.latest.update({name: value.detach() for name, value in values.items()})
+        self.latest.update(scalars(values))
         if self._trainer is not None:  # A loss can be had without one.
             # Not for the bar: Lightning would wait for the device after every batch.
             self.log_dict(dict(values), logger=False)
 
-    def log_now(self, values: Mapping[str, Tensor]) -> None:
+    def log_now(self, values: Mapping[str, Tensor | float]) -> None:
         """Give values to all loggers at once, at this generator step; every rank must call it.
 
         Args:
-            values: Scalars ``()`` by name, of which the ranks' mean is taken; the device is waited
-                for.
+            values: Numbers, or scalars ``()``, by name, of which the ranks' mean is taken; the
+                device is waited for.
+
+        Raises:
+            ValueError: One is none.
         """
+        found = scalars(values)
         if world_size() > 1:
-            stacked = torch.stack([value.to(self.device).double() for value in values.values()])
-            values = dict(zip(values, all_mean(stacked), strict=True))
-        metrics = {name: float(value) for name, value in values.items()}
+            stacked = torch.stack([value.to(self.device).double() for value in found.values()])
+            found = dict(zip(found, all_mean(stacked), strict=True))
+        metrics = {name: float(value) for name, value in found.items()}
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.global_step)
 
@@ -522,5 +533,10 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             raise self.stop_by
 
     def on_train_end(self) -> None:
-        """Check the losses since the last save."""
+        """Check the losses since the last save; log the last step of a run too short for a row.
+
+        The last checkpoint is saved before, and a continued run drops this row.
+        """
         self.check_finite()
+        if 0 < self.global_step < self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            self.log_now(self.latest)

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_igm.checks import above_zero, non_negative, one_of
+from lightning_igm.losses._gram_matrices import MEDIAN_FACTORS
 from lightning_igm.losses.jacobians import features_of
 from lightning_igm.losses.ratio import (
     GramMatrices,
@@ -16,7 +17,6 @@ from lightning_igm.losses.ratio import (
     condition_numbers,
     estimate_ratio,
     gram_matrices,
-    median_bandwidths,
     mmd_root,
     pearson_divergence,
     projector_loss,
@@ -29,7 +29,6 @@ __all__ = ["GRAMNet"]
 
 Bandwidths = float | Sequence[float] | Literal["median", "median5"]
 
-_MEDIAN_FACTORS = {"median": (1.0,), "median5": (1.0, 0.333, 0.2, 1 / 0.2, 1 / 0.333)}
 # The mean ratio is near 1 where the estimate has something to go by, and 0.9 in good runs.
 _DEAD_RATIO = 0.1
 
@@ -158,12 +157,7 @@ class GRAMNet(AdversarialModule):
     def gram_matrices(self, real: Tensor, fake: Tensor) -> GramMatrices:
         """Gram matrices of the features, over all ranks' images; a pass of f for each kind."""
         q, p = features_of(self.critic, fake), features_of(self.critic, real)
-        return gram_matrices(q, p, self._bandwidths(q, p))
-
-    def _bandwidths(self, q: Tensor, p: Tensor) -> Sequence[float] | Tensor:
-        if isinstance(self.sigmas, str):
-            return median_bandwidths(q, p, _MEDIAN_FACTORS[self.sigmas])
-        return self.sigmas
+        return gram_matrices(q, p, self.sigmas)
 
     def _projector_loss(self, real: Tensor, fake: Tensor, grams: GramMatrices) -> Tensor:
         ratio, escalations = estimate_ratio(grams, self.jitter)
@@ -207,11 +201,10 @@ class GRAMNet(AdversarialModule):
             if len(numbers) > 1:
                 values |= {f"condition_number/{i}": number for i, number in enumerate(numbers)}
         if self.log_d_star:
-            sigmas = self._bandwidths(q, p)
-            values["d_star"] = ratio_error(fake, real, ratio, sigmas, self.jitter)
+            values["d_star"] = ratio_error(fake, real, ratio, grams.sigmas, self.jitter)
         return values
 
-    def log_now(self, values: Mapping[str, Tensor]) -> None:
+    def log_now(self, values: Mapping[str, Tensor | float]) -> None:
         """Give values to all loggers, and warn once if the ratio has died."""
         super().log_now(values)
         if self._warned or isinstance(self.sigmas, str) or "ratio_mean" not in values:
@@ -239,7 +232,7 @@ def _standard_deviations(
             raise ValueError(
                 f"bandwidth_is: 'variance' is not allowed with sigmas {sigmas!r}; it must be 'sd'"
             )
-        word: Literal["median", "median5"] = one_of("sigmas", sigmas, tuple(_MEDIAN_FACTORS))
+        word: Literal["median", "median5"] = one_of("sigmas", sigmas, tuple(MEDIAN_FACTORS))
         return word
     if isinstance(sigmas, int | float):
         sigmas = [sigmas]

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
+from numbers import Real
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ __all__ = [
     "is_plain",
     "kept_buffers",
     "save_plain_hyperparameters",
+    "scalars",
     "stated_range",
     "try_out",
 ]
@@ -95,6 +97,26 @@ def check_loss(player: str, loss: Any) -> None:
         f"{player}_loss: {shown} is not allowed; it must return a scalar tensor, differentiable in "
         f"the {player}, such as a mean over images"
     )
+
+
+def scalars(values: Mapping[str, Tensor | float]) -> dict[str, Tensor]:
+    """Values to be logged as tensors ``()`` without graph, where they are; numbers on the CPU.
+
+    Raises:
+        ValueError: One is neither a number nor a tensor of one.
+    """
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, Real):  # In float64 no digit is lost.
+            value = torch.tensor(float(value), dtype=torch.float64)
+        if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
+            shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+            raise ValueError(
+                f"{name}: a {type(value).__name__}{shape} is not allowed; what is logged must be a "
+                "real number, or a tensor of one"
+            )
+        found[name] = value.detach().reshape(())
+    return found
 
 
 def check_takes_images(module: nn.Module, name: str) -> None:

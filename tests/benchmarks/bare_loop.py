@@ -81,8 +81,10 @@ class BareLoop:
 
     def fake(self) -> Tensor:
         latent = torch.empty(self.size, self.model.latent_dim)
-        uniform = self.model.latent_distribution == "uniform"
-        return self.model.generator(latent.uniform_(-1, 1) if uniform else latent.normal_())
+        if self.model.latent_distribution == "normal":
+            return self.model.generator(latent.normal_())
+        smallest = -1 if self.model.latent_distribution == "uniform" else 0
+        return self.model.generator(latent.uniform_(smallest, 1))
 
     def update(self, player: str, loss: Tensor) -> None:
         self.apply(player, self.gradients(player, loss))

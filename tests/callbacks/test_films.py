@@ -54,6 +54,17 @@ def test_interpolations_go_from_one_sample_to_another(tmp_path):
         assert torch.equal(found.permute(2, 0, 1), expected[index])
 
 
+@pytest.mark.parametrize("distribution", ["normal", "uniform", "unit_uniform"])
+def test_latents_of_a_cube_are_joined_by_lines(tmp_path, distribution):
+    model, seen = TinyGAN(), []
+    model.latent_distribution = distribution
+    model.generator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    trainer = tiny_trainer(tmp_path, Films(rows=1, columns=3), max_steps=2)
+    trainer.fit(model, datamodule=TinyImages())
+    start, middle, end = seen[-1]
+    assert torch.allclose(middle, (start + end) / 2) == (distribution != "normal")
+
+
 def test_interpolations_are_by_the_averaged_generator(tmp_path):
     pictures = []
     for decay in (None, 0.9):

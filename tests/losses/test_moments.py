@@ -354,3 +354,53 @@ def test_moments_for_images_only_have_no_gradient_in_the_critic():
     moments = mean_moments(critic, torch.rand(2, 12, requires_grad=True), images_only=True)
     with pytest.raises(RuntimeError, match="not have been used"):
         torch.autograd.grad(moments.sum(), list(critic.parameters()))
+
+
+class BatchMean(nn.Module):
+    """Takes the batch's mean away, in any mode."""
+
+    couples_images = True
+
+    def forward(self, x):
+        return x - x.mean(0)
+
+
+@pytest.mark.parametrize("images_only", [False, True])
+@pytest.mark.parametrize(
+    ("layer", "fixed"),
+    [
+        (lambda: nn.BatchNorm1d(3), True),
+        (lambda: nn.BatchNorm1d(3, track_running_stats=False), False),
+        (lambda: nn.SyncBatchNorm(3), True),
+        (BatchMean, False),
+        (lambda: nn.Dropout(0.5), True),
+    ],
+)
+def test_a_mean_of_moments_of_images_that_are_coupled_is_refused(layer, fixed, images_only):
+    critic = nn.Sequential(nn.Linear(2, 3), layer(), nn.Linear(3, 1)).double()
+    images = torch.rand(5, 2, dtype=torch.float64)
+    message = r"^critic: layer '1' is a \w+( with p=0.5)?, which (couples|makes the moments random)"
+    with pytest.raises(ValueError, match=message):
+        mean_moments(critic, images, images_only=images_only)
+    critic.eval()
+    if not fixed:
+        with pytest.raises(ValueError, match=message):
+            mean_moments(critic, images, images_only=images_only)
+        return
+    each = [mean_moments(critic, image[None], images_only=images_only) for image in images]
+    mean = mean_moments(critic, images, images_only=images_only)
+    torch.testing.assert_close(mean, torch.stack(each).mean(0), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("critic", "images", "message"),
+    [
+        (nn.Linear(2, 3), torch.rand(4, 2), r"^critic: outputs of shape \(4, 3\) are not allowed"),
+        (nn.Linear(2, 1), torch.rand(0, 2), "^images: there are none"),
+        (nn.Flatten(), torch.rand(4, 1), "^critic: Flatten has no parameters"),
+        (nn.Linear(2, 1).requires_grad_(False), torch.rand(4, 2), r"^critic: .*'weight' is frozen"),
+    ],
+)
+def test_what_has_no_moments_is_refused_in_one_line(critic, images, message):
+    with pytest.raises(ValueError, match=message):
+        mean_moments(critic, images)

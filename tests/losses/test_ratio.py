@@ -275,17 +275,17 @@ def test_second_derivatives_are_an_error():
 
 
 def test_ensembles_are_their_members():
-    q, p = noise(2, 3, 6, 4).requires_grad_(), noise(2, 3, 5, 4, seed=2).requires_grad_()
+    q, p = noise(3, 6, 4).requires_grad_(), noise(3, 5, 4, seed=2).requires_grad_()
     grams = gram_matrices(q, p, SIGMAS)
     ratio, escalations = estimate_ratio(grams)
     values = projector_loss(ratio), mmd_root(biased_mmd2(grams)), condition_numbers(grams)
-    assert ratio.shape == (2, 3, 6)
-    assert escalations.shape == values[0].shape == values[1].shape == (2, 3)
+    assert ratio.shape == (3, 6)
+    assert escalations.shape == values[0].shape == values[1].shape == (3,)
     medians = median_bandwidths(q, p, [1.0, 2.0])
-    assert medians.shape == (2, 3, 2)
+    assert medians.shape == (3, 2)
     by_median = density_ratio(q, p, medians)
     total = gradients(values[0].sum() + values[1].sum(), q, p)
-    for index in [(0, 0), (1, 2)]:
+    for index in range(3):
         own = [points[index].detach().requires_grad_() for points in (q, p)]
         single = gram_matrices(*own, SIGMAS)
         parts = projector_loss(ratio_of(single)), mmd_root(biased_mmd2(single))
@@ -327,6 +327,16 @@ def test_median_bandwidths():
     pooled = torch.cat([torch.cdist(a, b).square().flatten() for a, b in ((q, q), (q, p), (p, p))])
     expected = pooled.quantile(0.5).sqrt().item()
     assert median_bandwidths(q, p).item() == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize(("word", "multiples"), [("median", [1]), ("median5", [1, 0.333, 0.2])])
+def test_a_word_takes_the_median_bandwidths(word, multiples):
+    q, p = noise(6, 3), noise(5, 3, seed=2)
+    if word == "median5":
+        multiples = [*multiples, 1 / 0.2, 1 / 0.333]
+    sigmas = median_bandwidths(q, p, multiples)
+    assert_close(gram_matrices(q, p, word).sigmas, sigmas)
+    assert_close(density_ratio(q, p, word), density_ratio(q, p, sigmas))
 
 
 def test_the_median_of_one_point_is_above_zero():
@@ -447,6 +457,12 @@ def test_the_root_is_steep_at_zero_no_more_than_delta_allows():
         ({"numerator": torch.ones(4, 3)}, r"^numerator: shape \(4, 3\) .* of shape \(3, 2\)"),
         ({"numerator": torch.ones(2, 4, 2)}, r"^numerator: shape \(2, 4, 2\) is not allowed"),
         ({"denominator": torch.ones(())}, r"^denominator: shape \(\) is not allowed"),
+        ({"denominator": torch.rand(3, 1, 2, 2)}, r"^denominator: shape \(3, 1, 2, 2\) .* flatten"),
+        ({"numerator": torch.rand(3, 1, 2, 2)}, r"^numerator: shape \(3, 1, 2, 2\) .* flatten"),
+        ({"denominator": torch.ones(3, 0)}, r"^denominator: shape \(3, 0\) is not allowed"),
+        ({"denominator": [1.0, 2.0]}, "^denominator: a list is not allowed"),
+        ({"numerator": torch.ones(4, 2) * 1j}, "^numerator: torch.complex64 is not allowed"),
+        ({"sigmas": "mean"}, r"^sigmas: 'mean' is not allowed; it must be one of median, median5"),
         ({"sigmas": []}, r"^sigmas: \[\] is not allowed"),
         ({"sigmas": [1.0, 0.0]}, r"^sigmas: 0.0 is not allowed; it must be above 0"),
         ({"sigmas": [-1.0]}, r"^sigmas: -1.0 is not allowed"),
@@ -462,6 +478,14 @@ def test_bad_input(change, message):
     density_ratio(**good)
     with pytest.raises(ValueError, match=message):
         density_ratio(**(good | change))
+
+
+@pytest.mark.parametrize("ratio", [torch.ones(2), torch.ones(3, 1), torch.ones(())])
+def test_a_ratio_of_another_shape_is_refused(ratio):
+    points = torch.rand(3), torch.rand(4)  # Of one dimension each.
+    assert ratio_error(*points, torch.ones(3), 1.0).isfinite()
+    with pytest.raises(ValueError, match=r"^ratio: shape .* it must be \(3,\)"):
+        ratio_error(*points, ratio, 1.0)
 
 
 def test_bad_options():

@@ -62,7 +62,7 @@ def test_repeated_images_are_alike_and_a_seed_repeats():
         (noise(1), 10, r"images: torch.uint8 \(1, 1, 16, 16\) .* two or more"),
         (noise(4).float(), 10, "images: torch.float32"),
         (noise(4), 0, "pairs: 0 is not allowed"),
-        (noise(4, 15), 10, "16 or more"),
+        (noise(4)[..., :0], 10, r"a, b: shapes \(10, 1, 16, 0\) .* must be one \(N, C, H, W\)"),
     ],
 )
 def test_bad_images_are_named(images, pairs, message):

@@ -4,6 +4,7 @@ import csv
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -160,6 +161,48 @@ def test_loggers_get_a_row_per_generator_step(tmp_path):
     assert all(float(row["generator_loss"]) > 0 and float(row["critic_loss"]) > 0 for row in rows)
 
 
+def test_a_run_too_short_for_a_row_logs_its_last_step(tmp_path):
+    trainer = fit(tiny(), max_steps=3, logger=MetricsCSV(tmp_path), log_every_n_steps=4)
+    with (tmp_path / "metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert int(row["step"]) == 3
+    expected = float(trainer.lightning_module.latest["generator_loss"])
+    assert float(row["generator_loss"]) == expected
+
+
+@pytest.mark.parametrize("value", [0.1, 3, True, np.float32(0.5), torch.tensor([0.25])])
+def test_numbers_and_tensors_of_one_are_logged(tmp_path, value):
+    class Logging(GAN):
+        def generator_loss(self, real, fake):
+            self.log_training({"mine": value})
+            return super().generator_loss(real, fake)
+
+    fit(tiny(Logging), max_steps=2, logger=MetricsCSV(tmp_path), log_every_n_steps=1)
+    with (tmp_path / "metrics.csv").open() as file:
+        assert [float(row["mine"]) for row in csv.DictReader(file)] == [float(value)] * 2
+    model = tiny()  # Without a trainer as well.
+    model.log_training({"mine": value})
+    assert model.latest["mine"].shape == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (torch.ones(2), r"a Tensor of shape \(2,\)"),
+        (torch.ones(0), r"a Tensor of shape \(0,\)"),
+        (torch.tensor(1j), r"a Tensor of shape \(\)"),
+        ("much", "a str"),
+        ([0.5], "a list"),
+        (None, "a NoneType"),
+    ],
+)
+def test_what_is_no_number_is_not_logged(model, value, kind):
+    for log in (model.log_training, model.log_now):
+        with pytest.raises(ValueError, match=f"^mine: {kind} is not allowed; .* a real number"):
+            log({"mine": value})
+    assert model.latest == {}
+
+
 # --- updates ----------------------------------------------------------------------------------
 
 
@@ -292,7 +335,7 @@ def test_samples_during_training_do_not_change_the_run():
 
 @pytest.mark.parametrize(
     ("distribution", "mean", "variance", "largest"),
-    [("normal", 0.0, 1.0, 6.0), ("uniform", 0.0, 1 / 3, 1.0)],
+    [("normal", 0.0, 1.0, 6.0), ("uniform", 0.0, 1 / 3, 1.0), ("unit_uniform", 0.5, 1 / 12, 1.0)],
 )
 def test_latents_follow_their_distribution(distribution, mean, variance, largest):
     model = tiny(latent_distribution=distribution)
@@ -301,6 +344,7 @@ def test_latents_follow_their_distribution(distribution, mean, variance, largest
     assert latent.mean().item() == pytest.approx(mean, abs=0.03)
     assert latent.var().item() == pytest.approx(variance, rel=0.03)
     assert latent.abs().max() <= largest
+    assert (latent.min() < 0) == (distribution != "unit_uniform")
 
 
 @pytest.mark.parametrize("n", [0, -1])

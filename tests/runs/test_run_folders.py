@@ -1,5 +1,6 @@
 """Bad checkpoints, full disks and folders that serve nobody: a clear line, and nothing is lost."""
 
+import csv
 import errno
 import os
 import resource
@@ -14,6 +15,7 @@ from PIL import Image
 
 from lightning_igm.checkpoints import AtomicCheckpointIO, CheckpointNotWrittenError, last_good, read
 from lightning_igm.cli import console, main
+from lightning_igm.compare import compare
 from lightning_igm.files import replacing
 from lightning_igm.run import exclusive
 
@@ -137,6 +139,20 @@ def test_a_leg_without_the_table_of_metrics_leaves_its_rows(run):
     main([*words, "--trainer.max_steps=10", "--trainer.logger=false"])
     main([*words, "--trainer.max_steps=12"])
     assert (run / "metrics.csv").read_text().startswith(rows)
+
+
+def test_the_row_of_a_short_run_goes_when_the_run_goes_on(tmp_path):
+    def steps():
+        with (tmp_path / "run/metrics.csv").open() as file:
+            return [int(row["step"]) for row in csv.DictReader(file) if row["generator_loss"]]
+
+    words = [*arguments("gan", tmp_path / "run"), "--trainer.log_every_n_steps=4"]
+    main([*words, "--trainer.max_steps=3"])
+    assert steps() == [3]
+    with pytest.raises(ValueError, match=r"no score 'fid'; its metrics.csv has .*generator_loss"):
+        compare([(None, tmp_path / "run")], ["fid"], tmp_path / "out")
+    main([*words, "--trainer.max_steps=9", "--ckpt_path=last"])
+    assert steps() == [4, 8]
 
 
 def test_what_another_run_is_writing_is_left_alone(tmp_path):
