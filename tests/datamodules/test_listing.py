@@ -16,6 +16,7 @@ def touch(*paths):
 @pytest.fixture
 def root(tmp_path):
     touch(*(tmp_path / "root" / name for name in ("a/1.png", "a/deep/2.JPG", "b/3.gif")))
+    touch(tmp_path / "beside" / "9.png")
     return tmp_path / "root"
 
 
