@@ -10,17 +10,21 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.sampler import OrderedShare, ShuffledBatches
+from datamodules.sampler import OrderedShare, ShuffledBatches, pass_numbers
 
 Index = int | Tensor | tuple[Tensor, Tensor]
 Batch = Tensor | tuple[Tensor, Tensor]
 
 
 class _Examples(Dataset[Batch]):
-    """Makes a batch by one tensor indexing, instead of one example at a time."""
+    """Makes a batch by one tensor indexing, instead of one example at a time.
 
-    def __init__(self, examples: Tensor) -> None:
+    Each example comes with its row of ``numbers``, if there are any.
+    """
+
+    def __init__(self, examples: Tensor, numbers: Tensor | None = None) -> None:
         self.examples = examples
+        self.numbers = numbers
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -31,8 +35,9 @@ class _Examples(Dataset[Batch]):
             return self._take(rows), numbers
         return self.examples[index] if isinstance(index, int) else self._take(index)
 
-    def __getitems__(self, indices: list[int]) -> Tensor:
-        return self._take(torch.tensor(indices))
+    def __getitems__(self, indices: list[int]) -> Batch:
+        rows = torch.tensor(indices)
+        return self._take(rows) if self.numbers is None else (self._take(rows), self.numbers[rows])
 
     def _take(self, rows: Tensor) -> Tensor:
         # Contiguous even where the examples are not, and several times as fast as brackets.
@@ -82,7 +87,7 @@ class InMemoryDataModule(LightningDataModule, ABC):
             latest.
         value_range: Lowest and highest value of an example, or None where there is no such range.
         random_numbers: Uniform random numbers that come with each training example, for
-            augmentation; see `ImageDataModule.transform`.
+            augmentation, in passes over all of them too; see `ImageDataModule.transform`.
         epoch: Passes over the training set completed.
         batches_trained: Batches of the current epoch already trained on.
         num_predictions: How many examples `predict_dataloader` returns; those of the test split by
@@ -179,9 +184,14 @@ class InMemoryDataModule(LightningDataModule, ABC):
         """Returns every training example exactly once, in order, nothing dropped or repeated.
 
         The last batch may be short. Each of several processes gets a disjoint share; the shares
-        differ by at most one, so weight what is averaged over them by the counts.
+        differ by at most one, so weight what is averaged over them by the counts. With
+        augmentation, each example has random numbers of its own, those of the seed alone: every
+        pass, on any number of processes and in batches of any size, is the same.
         """
-        return self._ordered(self.train_data)
+        numbers = None
+        if self.random_numbers:
+            numbers = pass_numbers(len(self.train_data), self.seed, self.random_numbers)
+        return self._ordered(self.train_data, numbers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Returns the test examples in order; each of several processes gets a disjoint share."""
@@ -213,8 +223,8 @@ class InMemoryDataModule(LightningDataModule, ABC):
         self.epoch = state_dict["epoch"]
         self.batches_trained = state_dict["batches_trained"]
 
-    def _ordered(self, tensor: Tensor) -> DataLoader[Batch]:
-        data = _Examples(tensor)
+    def _ordered(self, tensor: Tensor, numbers: Tensor | None = None) -> DataLoader[Batch]:
+        data = _Examples(tensor, numbers)
         return DataLoader(
             data,
             sampler=OrderedShare(data, *self._rank_and_world_size()),

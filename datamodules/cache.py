@@ -22,6 +22,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from tqdm import tqdm
 
+from datamodules.decode import without_pillows_limit
+
 Image = npt.NDArray[np.uint8]
 Item = TypeVar("Item")
 
@@ -65,7 +67,8 @@ def prepare(
         argument: Which argument sets the folder, for messages; e.g. ``cache_dir='data'``.
         about: Further content of the ``.json``; beside ``skipped``, the positions of the items that
             were left out, and ``reasons``, what was wrong with each.
-        skip: Whether an item that `decode` raises a ValueError for is left out.
+        skip: Whether an item is left out that `decode` raises a ValueError or FileNotFoundError
+            for.
 
     Raises:
         OSError: If the folder cannot be written to, or the disk is full.
@@ -228,14 +231,14 @@ def _decoded(
     def attempt(item: Item) -> Image | str:
         try:
             return decode(item)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             if not skip:
                 raise
             return str(error)
 
     bar = tqdm(total=len(items), desc=f"Preparing {name}")
     # Pillow lets go of the interpreter while it decodes, so threads run in parallel.
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
+    with without_pillows_limit(), ThreadPoolExecutor(os.cpu_count()) as pool, bar:
         for start in range(0, len(items), _CHUNK):
             chunk = pool.map(attempt, items[start : start + _CHUNK])
             for position, result in enumerate(chunk, start):

@@ -36,8 +36,8 @@ class CelebADataModule(ImageDataModule):
     162,770 training and 19,962 test images. Size 64 is rows 40:188 and columns 15:163, resized with
     antialiasing. Size 160 is the preparation of On gradient regularizers for MMD GANs (Arbel et
     al., 2018, https://arxiv.org/abs/1805.11565): of the central 178x178 pixels, training images are
-    flipped with probability 1/2 and cut to a random 160x160 pixels, on the device; images that are
-    evaluated are cut to their centre.
+    flipped with probability 1/2 and cut to a random 160x160 pixels, on the device, and so they are
+    scored against, as in the paper's code; test images are cut to their centre.
 
     `prepare_data` decodes the images once, into one array (2.2 GB at 64, 17.4 GB at 160 pixels),
     which is mapped rather than read; the images are not needed any more then. They may not be

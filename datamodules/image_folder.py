@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor
 
 from datamodules.cache import Image, cache_path, load_array, load_skipped, prepare
-from datamodules.decode import centre_crop, open_image, pixels, resize_shorter_side
+from datamodules.decode import MAX_PIXELS, centre_crop, open_image, pixels, resize_shorter_side
 from datamodules.images import ImageDataModule
+from datamodules.listing import EXTENSIONS, endings, find_images, tell_of
 
 OnError = Literal["raise", "skip"]
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+_ATTEMPTS = 3  # At a folder that changes while it is decoded.
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -25,7 +27,8 @@ class ImageFolderDataModule(ImageDataModule):
 
     Each is scaled so that its shorter side has ``size`` pixels, and its centre cut out. They are
     decoded once, into an array that later runs map; a folder that changed is decoded anew. Hidden
-    files and folders (``.name``) do not count; links are followed.
+    files and folders (``.name``) do not count, and how many files have other endings is told. Links
+    are followed, but not to a folder above, nor to one whose images count already.
 
     If every image lies in a sub-folder, the sub-folders of the first level are the labels, as in
     `torchvision.datasets.ImageFolder`.
@@ -38,8 +41,13 @@ class ImageFolderDataModule(ImageDataModule):
             training images serve again.
         cache_dir: Where to keep the decoded images, ``size * size * channels`` bytes each; None for
             the hidden folder ``.igm_cache`` in ``root``. Old arrays there are not deleted.
-        on_error: What to do about an image that cannot be decoded: "raise" an error that names it,
-            or "skip" it with a warning. The ``.json`` beside the array lists what was skipped.
+        on_error: What to do about an image that cannot be decoded or is not there (a link to
+            nothing): "raise" an error that names it, or "skip" it with a warning. The ``.json``
+            beside the array lists what was skipped.
+        bits: How many bits count in grey files of more than 8, from 8 to 31: 12 if white is 4095.
+            None for what each file says; one that says nothing has 16, and is an error if all its
+            values are below 4096, since it would be black.
+        max_pixels: Largest width times height to decode; what is larger is an error.
         batch_size: Images per batch and process.
         seed: Seed of the training order.
         value_range: Range of the float images.
@@ -82,6 +90,8 @@ class ImageFolderDataModule(ImageDataModule):
         test_root: str | Path | None = None,
         cache_dir: str | Path | None = None,
         on_error: OnError = "raise",
+        bits: int | None = None,
+        max_pixels: int = MAX_PIXELS,
         batch_size: int = 100,
         seed: int = 0,
         value_range: tuple[float, float] = (-1.0, 1.0),
@@ -92,24 +102,28 @@ class ImageFolderDataModule(ImageDataModule):
         if channels not in (1, 3):
             raise ValueError(f"channels={channels} must be 1 or 3")
         check_on_error(on_error)
+        if bits is not None and not 8 <= bits <= 31:
+            raise ValueError(f"bits={bits} must be 8 to 31, or None")
+        if max_pixels < 1:
+            raise ValueError(f"max_pixels={max_pixels} must be at least 1")
         self.root = Path(root)
         self.test_root = None if test_root is None else Path(test_root)
         self.cache_dir = self.root / ".igm_cache" if cache_dir is None else Path(cache_dir)
         self.on_error = on_error
+        self.bits = bits
+        self.max_pixels = max_pixels
         self.image_shape = self._shape = (channels, size, size)
 
     def prepare_data(self) -> None:
         """Decodes the images that are not in the cache yet."""
-        for folder, names in self._listed():
-            prepare(
-                self._cache(folder, names),
-                names,
-                partial(_decode, folder, self._shape),
-                self._shape,
-                f"cache_dir={str(self.cache_dir)!r}",
-                {"folder": str(folder)},
-                skip=self.on_error == "skip",
-            )
+        listed = self._listed(tell=True)
+        for _ in range(_ATTEMPTS):
+            caches = [(self._cache(folder, names), folder, names) for folder, names in listed]
+            if all(cache.is_file() for cache, *_ in caches):
+                return
+            for cache, folder, names in caches:
+                self._prepare(cache, folder, names)
+            listed = self._listed()  # Files may come and go while others are decoded.
 
     def load_images(self) -> tuple[Tensor, Tensor]:
         """Returns the images of the cache; sets ``class_names`` and the labels."""
@@ -121,23 +135,43 @@ class ImageFolderDataModule(ImageDataModule):
         test, self.test_labels = loaded[-1]
         return train, test
 
-    def _listed(self) -> list[tuple[Path, list[str]]]:
+    def _prepare(self, cache: Path, folder: Path, names: list[str]) -> None:
+        prepare(
+            cache,
+            names,
+            partial(self._decode, folder),
+            self._shape,
+            f"cache_dir={str(self.cache_dir)!r}",
+            {"folder": str(folder)},
+            skip=self.on_error == "skip",
+        )
+
+    def _decode(self, folder: Path, name: str) -> Image:
+        channels, size, _ = self._shape
+        picture = open_image(folder / name, channels, self.bits, self.max_pixels)
+        return pixels(centre_crop(resize_shorter_side(picture, size), size))
+
+    def _listed(self, tell: bool = False) -> list[tuple[Path, list[str]]]:
         """Returns the folder of the training images, and that of the test images if there is one.
 
         Each comes with the names of its images.
         """
-        listed = [(self.root, _list_images(self.root, "root"))]
+        listed = [(self.root, _list_images(self.root, "root", tell))]
         if self.test_root is not None:
-            listed.append((self.test_root, _list_images(self.test_root, "test_root")))
+            listed.append((self.test_root, _list_images(self.test_root, "test_root", tell)))
             if train := _class_names(listed[0][1]):
                 where = f"test_root={str(self.test_root)!r}"
                 check_same_classes(train, _class_names(listed[1][1]) or [], where)
         return listed
 
     def _cache(self, folder: Path, names: list[str]) -> Path:
-        status = [os.stat(folder / name) for name in names]
-        files = [(n, s.st_size, s.st_mtime_ns) for n, s in zip(names, status, strict=True)]
-        preparation = {"shape": self._shape, "crop": "centre", "files": files}
+        preparation = {
+            "shape": self._shape,
+            "crop": "centre",
+            "bits": self.bits,
+            "max_pixels": self.max_pixels,
+            "files": [(name, *_size_and_time(folder / name)) for name in names],
+        }
         return cache_path(self.cache_dir, f"{self.name}-{self._shape[1]}", preparation)
 
     def _load(self, folder: Path, names: list[str]) -> tuple[Tensor, Tensor | None]:
@@ -149,24 +183,6 @@ class ImageFolderDataModule(ImageDataModule):
         numbers = {name: number for number, name in enumerate(self.class_names)}
         labels = np.array([numbers[_class_name(name)] for name in names], np.int64)
         return images, torch.from_numpy(np.delete(labels, skipped))
-
-
-def find_images(folder: Path) -> list[str]:
-    """Returns the images in a folder and below it, named relative to it, sorted.
-
-    Raises:
-        OSError: If a folder cannot be read.
-    """
-    found = []
-    for place, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        above = Path(place).relative_to(folder)
-        found += [
-            (above / name).as_posix()
-            for name in files
-            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-        ]
-    return sorted(found)
 
 
 def check_same_classes(train: list[str], test: list[str], where: str) -> None:
@@ -184,18 +200,27 @@ def check_on_error(on_error: str) -> None:
         raise ValueError(f"on_error={on_error!r} must be 'raise' or 'skip'")
 
 
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _list_images(folder: Path, argument: str) -> list[str]:
+def _list_images(folder: Path, argument: str, tell: bool) -> list[str]:
+    where, others = f"{argument}={str(folder)!r}", Counter[str]()
     if not folder.is_dir():
-        raise FileNotFoundError(f"{argument}={str(folder)!r} must be a folder of images")
-    if names := find_images(folder):
-        return names
-    raise FileNotFoundError(
-        f"{argument}={str(folder)!r} must hold images; put {', '.join(EXTENSIONS)} files there"
-    )
+        raise FileNotFoundError(f"{where} must be a folder of images")
+    names = find_images(folder, others)
+    if not names:
+        held = f" (it holds {endings(others)})" if others else ""
+        raise FileNotFoundError(
+            f"{where} must hold images; put {', '.join(EXTENSIONS)} files there{held}"
+        )
+    if tell:
+        tell_of(others, where)
+    return names
+
+
+def _size_and_time(path: Path) -> tuple[int, int] | tuple[None, None]:
+    try:
+        status = os.stat(path)
+    except OSError:  # A link to nothing, or a file that is no more: decoding says so.
+        return None, None
+    return status.st_size, status.st_mtime_ns
 
 
 def _class_name(name: str) -> str:
@@ -206,9 +231,3 @@ def _class_names(names: list[str]) -> list[str] | None:
     if any("/" not in name for name in names):
         return None
     return sorted({_class_name(name) for name in names})
-
-
-def _decode(folder: Path, shape: tuple[int, int, int], name: str) -> Image:
-    channels, size, _ = shape
-    picture = open_image(folder / name, channels)
-    return pixels(centre_crop(resize_shorter_side(picture, size), size))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +26,9 @@ from datamodules.cache import (
     write_array,
 )
 from datamodules.decode import centre_crop, open_image, pixels, resize_shorter_side
-from datamodules.image_folder import OnError, check_on_error, check_same_classes, find_images
+from datamodules.image_folder import OnError, check_on_error, check_same_classes
 from datamodules.images import ImageDataModule
+from datamodules.listing import find_classes, find_images, tell_of
 from datamodules.pickles import read_pickle
 
 Resize = Literal["tf1", "antialias"]
@@ -65,8 +66,9 @@ class ImageNet64DataModule(ImageDataModule):
         cache_dir: Where to keep the array; None for the hidden folder ``.igm_cache`` in ``root``.
             It is told apart by ``resize`` and the names of the classes, not by the single images:
             to have it made again after these changed, delete it.
-        on_error: What to do about an image that cannot be decoded: "raise" an error that names it,
-            or "skip" it with a warning. The ``.json`` beside the array lists what was skipped.
+        on_error: What to do about an image that cannot be decoded or is not there: "raise" an error
+            that names it, or "skip" it with a warning. The ``.json`` beside the array lists what
+            was skipped.
         batch_size: Images per batch and process.
         seed: Seed of the training order.
         value_range: Range of the float images.
@@ -169,12 +171,14 @@ class _Tree:
     def prepare(self, argument: str) -> None:
         if self.cache.is_file():
             return
-        images = {name: find_images(self.folder / name) for name in self.class_names}
+        others: Counter[str] = Counter()
+        images = {name: find_images(self.folder / name, others) for name in self.class_names}
         if empty := [name for name in images if not images[name]]:
             raise FileNotFoundError(
                 f"{self.folder / empty[0]} holds no images, nor do {len(empty) - 1} other class"
                 " folders; put the .JPEG files there"
             )
+        tell_of(others, str(self.folder))
         paths = [self.folder / name / image for name in images for image in images[name]]
         about = {
             "folder": str(self.folder),
@@ -223,8 +227,7 @@ class _Arrays:
 
 
 def _sub_folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    names = find_classes(folder)
     if not names:
         raise FileNotFoundError(
             f"{folder} must hold a folder of .JPEG files for each class; sort the files into them"

@@ -79,9 +79,10 @@ class ImageDataModule(InMemoryDataModule):
 
         Args:
             images: uint8 ``(B, C, H, W)`` as stored, on the device.
-            numbers: ``(B, random_numbers)``, uniform in [0, 1), for training images; None for
-                images that are evaluated. They are a function of seed, epoch, batch and the
-                image's place in it, whatever the device and the number of processes.
+            numbers: ``(B, random_numbers)``, uniform in [0, 1), for training images; None for test
+                images. In training they are a function of seed, epoch, batch and the image's place
+                in it; in a pass over all images in order, of seed and image. Neither the device nor
+                the number of processes matters.
 
         Returns:
             uint8 ``(B, C, H', W')``.

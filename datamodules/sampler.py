@@ -42,6 +42,18 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
+def pass_numbers(count: int, seed: int, width: int) -> Tensor:
+    """Returns the uniform random numbers ``(count, width)`` of a pass over all examples in order.
+
+    Example:
+        >>> pass_numbers(2, seed=0, width=3).shape
+        torch.Size([2, 3])
+    """
+    # Training has no stream of this form: its batches count from 1.
+    generator = torch.Generator().manual_seed(stream_seed(seed, 0, 0, 1))
+    return torch.rand((count, width), generator=generator)
+
+
 Rows = Tensor | tuple[Tensor, Tensor]
 
 

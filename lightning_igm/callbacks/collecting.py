@@ -21,7 +21,15 @@ from lightning_igm.metrics.extractors import identity
 from lightning_igm.metrics.images import image_data, prepared_images, to_uint8
 from lightning_igm.metrics.statistics_cache import StatisticsCache
 
-__all__ = ["Split", "Weights", "cache_folder", "collect_generated", "collect_real", "count_real"]
+__all__ = [
+    "Split",
+    "Weights",
+    "cache_folder",
+    "collect_generated",
+    "collect_real",
+    "count_real",
+    "is_augmented",
+]
 
 Split = Literal["train", "test"]
 Weights = Literal["average", "raw"]
@@ -91,9 +99,10 @@ def collect_real(
 ) -> Collection:
     """Collect rows of all real images of a split, or take them from the folder's file.
 
-    The file's name depends on the data set, the split and every image as the extractor sees it, so
-    that no preparation is left out; on the extractor, its weights and its compiler; and on what is
-    collected.
+    Training images are those that are trained on: augmented if the data module augments them, by
+    its seed. The file's name depends on the data set, the split and every image as the extractor
+    sees it, so that no preparation is left out; on the extractor, its weights and its compiler; and
+    on what is collected.
 
     Args:
         measures: What to collect.
@@ -121,6 +130,11 @@ def count_real(data: Any, split: Split) -> int | None:
     """Number of real images, or None if the data module does not tell."""
     images = getattr(data, f"{split}_data", None)
     return None if images is None else len(images)
+
+
+def is_augmented(data: Any, split: Split) -> bool:
+    """Whether the real images of a split are augmented at random, as they are in training."""
+    return split == "train" and getattr(data, "random_numbers", 0) > 0
 
 
 def cache_folder(data: Any) -> Path | None:

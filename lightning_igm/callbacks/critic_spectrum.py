@@ -15,14 +15,15 @@ from lightning_igm.checks import checkpoint_has_all, positive
 from lightning_igm.files import replacing
 from lightning_igm.losses._support import couples_images
 from lightning_igm.losses.jacobians import squared_jacobian_norms
-from lightning_igm.metrics.images import first_images
+from lightning_igm.metrics.images import random_images
+from lightning_igm.metrics.rng import isolated_rng
 from lightning_igm.networks.spectral import singular_values
 
 __all__ = ["CriticSpectrum"]
 
 # A square layer of random weights may have a large condition number from the start.
 _GROWTH = 10
-_IMAGES = 64
+_IMAGES, _SEED = 64, 0
 _COEFFICIENT = 10  # The s of the released scaled MMD.
 
 
@@ -35,8 +36,8 @@ class CriticSpectrum(EveryNSteps):
     ``critic_condition_number``, the largest of these ratios. All singular values go to
     ``<default_root_dir>/spectrum/step_00001000.csv`` and so on. Beside them ``critic_complexity``:
     that among the module's latest training values if it keeps one, and else ``1 + 10 E ||J||_F^2``
-    over the first 64 training images, unless the critic couples the images of a batch or the data
-    are points.
+    over 64 random training images, the same in all runs, unless the critic couples the images of a
+    batch or the data are points.
 
     "On gradient regularizers for MMD GANs" (Arbel, Sutherland, Bińkowski and Gretton, 2018,
     https://arxiv.org/abs/1805.11565; Figures 2 and 9): a critic whose layers lose rank makes the
@@ -132,7 +133,9 @@ class CriticSpectrum(EveryNSteps):
             return None
         if self._images is None:
             low, high = value_range
-            images = first_images(data, pl_module.device, _IMAGES) / 255 * (high - low) + low
+            with isolated_rng():
+                chosen = list(random_images(data, pl_module.device, _IMAGES, _SEED))
+            images = torch.cat(chosen) / 255 * (high - low) + low
             self._images = images.to(next(critic.parameters()).dtype)
         # A copy: it changes nothing, and of a critic that was compiled to train it is not compiled.
         copy = deepcopy(critic).eval()

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Literal, cast
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from lightning_igm.callbacks.ema import evaluation_weights
 from lightning_igm.distributed import rank, world_size
 from lightning_igm.metrics.digit_classifier import DigitClassifier
 from lightning_igm.metrics.extractors import extract
-from lightning_igm.metrics.images import image_data, to_uint8, training_images
+from lightning_igm.metrics.images import image_data, random_images, to_uint8
 from lightning_igm.metrics.rng import isolated_rng
 from lightning_igm.modules.base import ImplicitGenerativeModule
 
@@ -123,38 +122,21 @@ def generated_features(
 
 
 def real_features(
-    extractor: nn.Module, trainer: Trainer, device: torch.device, limit: int | None = None
+    extractor: nn.Module, trainer: Trainer, device: torch.device, count: int, seed: int
 ) -> Tensor:
-    """Extract features of the training images, in the data's order, the same on every rank.
+    """Extract features of random training images, the same on any number of processes.
+
+    Every process extracts all of them.
 
     Args:
         extractor: See :mod:`lightning_igm.metrics.extractors`.
         trainer: The trainer whose data module has the images.
         device: Where to compute.
-        limit: Only so many of the first images, or as many as there are; all of them by default.
+        count: Number of images; all of them if there are not so many.
+        seed: Seed of the choice.
 
     Returns:
-        ``(M, D)``.
+        ``(count, D)``.
     """
-    batches: list[Tensor] = []
-    for images in training_images(image_data(trainer), device):
-        batches.append(extract(extractor, images)[0])
-        if limit is not None and sum(map(len, batches)) >= limit:
-            break
-    # Shares are contiguous: the first images are those of the first ranks.
-    return _gather_rows(torch.cat(batches)[:limit], trainer.world_size)[:limit]
-
-
-def _gather_rows(rows: Tensor, world_size: int) -> Tensor:
-    """Concatenate the rows of all ranks, which may differ in number."""
-    if world_size == 1:
-        return rows
-    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size)]
-    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-    longest = int(torch.cat(counts).max())
-    padded = rows.new_zeros(longest, rows.shape[1])
-    padded[: len(rows)] = rows
-    gathered = [torch.empty_like(padded) for _ in range(world_size)]
-    dist.all_gather(gathered, padded)
-    shares = [share[: int(count)] for share, count in zip(gathered, counts, strict=True)]
-    return torch.cat(shares)
+    images = random_images(image_data(trainer), device, count, seed)
+    return torch.cat([extract(extractor, batch)[0] for batch in images])

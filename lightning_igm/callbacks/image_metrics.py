@@ -17,6 +17,7 @@ from lightning_igm.callbacks.collecting import (
     collect_generated,
     collect_real,
     count_real,
+    is_augmented,
 )
 from lightning_igm.callbacks.ema import has_average
 from lightning_igm.callbacks.evaluation import Evaluation
@@ -82,7 +83,8 @@ class ImageMetrics(Evaluation):
         test_samples: Number of generated images at validate and test; ``num_samples`` by default.
         scores: Names of scores. By default FID and KID; ``colors`` for Color MNIST and ``modes``
             for Stacked MNIST too; and the Inception Score with an extractor named InceptionV3.
-        split: Which real images: those of the training or of the test split.
+        split: Which real images: those of the training split, augmented as in training, by the
+            data's seed; or those of the test split, not augmented.
         weights: ``average`` for the averaged generator if there is one (see
             :class:`~lightning_igm.callbacks.ema.GeneratorEMA`), ``raw`` for the one that trains.
         is_splits: Splits of the Inception Score.
@@ -195,6 +197,7 @@ class ImageMetrics(Evaluation):
             "scores": list(scores),
             "data": data_name(trainer),
             "split": self.split,
+            **({"augmented": True} if is_augmented(image_data(trainer), self.split) else {}),
             "real_images": real_images,
             "num_samples": count,
             "batch_size": self.batch_size,
@@ -239,6 +242,7 @@ class ImageMetrics(Evaluation):
             return "\n".join(lines)
         lines.append(
             f"{about['num_samples']:,} generated and {about['real_images']:,} "
+            f"{'augmented ' * ('augmented' in about)}"
             f"{'training' if about['split'] == 'train' else 'test'} images, "
             f"extractor {about['extractor'].rpartition('-')[0]}, {about['kid_subsets']} KID "
             f"subsets of {about['kid_subset_size']}, seed {about['seed']}"

@@ -100,7 +100,8 @@ class KIDLearningRate(Callback):
 
     Args:
         every_n_steps: Generator steps between two tests.
-        num_samples: Number m of generated images, and of real ones: the first of the training set.
+        num_samples: Number m of generated images, and of real ones: a random choice of the training
+            set, the same in the whole run.
         patience: Failed tests in a row that make a decay, and sets remembered after one.
         memory: Sets to remember before there is a test.
         factor: What a decay multiplies learning rates by.
@@ -112,7 +113,8 @@ class KIDLearningRate(Callback):
             begins with them; run in float32 and eval mode. None is the digit classifier that ships
             with this package, on data sets of digits.
         batch_size: Images generated at a time.
-        seed: Seed of the latents; every test draws others.
+        seed: Seed of the latents, of which every test draws others, and of the choice of the real
+            images.
         coefficient_factor: What a decay multiplies the module's ``coefficient`` by: s of SMMDGAN
             and SWGAN.
 
@@ -221,7 +223,8 @@ class KIDLearningRate(Callback):
                     cast(nn.Module, self.extractor),
                     trainer,
                     pl_module.device,
-                    limit=self.num_samples,
+                    count=self.num_samples,
+                    seed=self.seed,
                 )
             if len(real) < self.num_samples:
                 raise ValueError(

@@ -14,9 +14,9 @@ from lightning_igm.callbacks.cadence import EveryNSteps
 from lightning_igm.callbacks.ema import evaluation_weights
 from lightning_igm.checks import checkpoint_has_all
 from lightning_igm.metrics.images import (
-    first_images,
     image_data,
     of_images,
+    random_images,
     save_png,
     to_uint8,
 )
@@ -34,11 +34,11 @@ class SampleGrid(EveryNSteps):
     """Write a grid of samples every so many generator steps; of points a scatter plot.
 
     The noise is drawn once and kept in checkpoints, so that grids of one run show the same samples
-    growing up. Files go to ``<default_root_dir>/samples``: ``real.png`` with training images at the
-    start, then ``step_00000500.png`` and so on, and a last one at the end. TensorBoard and W&B
-    loggers get each grid as ``samples``. Samples come from the averaged generator if there is one
-    (see :class:`~lightning_igm.callbacks.ema.GeneratorEMA`), in eval mode. Training does not change
-    by a bit.
+    growing up. Files go to ``<default_root_dir>/samples``: ``real.png`` with random training images
+    at the start, then ``step_00000500.png`` and so on, and a last one at the end. TensorBoard and
+    W&B loggers get each grid as ``samples``. Samples come from the averaged generator if there is
+    one (see :class:`~lightning_igm.callbacks.ema.GeneratorEMA`), in eval mode. Training does
+    not change by a bit.
 
     On data that are points, test points are blue and samples orange, all in the square around the
     test points; points of a tilted ring are seen in the plane of the circle.
@@ -49,7 +49,7 @@ class SampleGrid(EveryNSteps):
         nrow: Images in a row.
         scale: Pixels of the grid per pixel of an image and axis; None enlarges small images until
             the grid is 500 pixels wide.
-        seed: Seed of the noise.
+        seed: Seed of the noise, and of the choice of real examples.
         num_points: Points of each colour in a scatter plot.
 
     Raises:
@@ -151,14 +151,19 @@ class SampleGrid(EveryNSteps):
     def _scatter(self, trainer: Trainer, samples: Tensor | None = None) -> Tensor:
         """Test points, and samples ``(N, D)`` over them, as one RGB image ``(3, side, side)``."""
         data = _data(trainer)
-        shown = plane(data, data.test_data[: self.num_points])
+        draw = torch.Generator().manual_seed(self.seed)
+        rows = torch.randperm(len(data.test_data), generator=draw)[: self.num_points]
+        shown = plane(data, data.test_data[rows])
         sets = [(shown, BLUE)]
         if samples is not None:
             sets.append((plane(data, samples), ORANGE))
         return scatter(sets, surroundings(shown))
 
     def _real_grid(self, trainer: Trainer, device: torch.device) -> Tensor:
-        return self._grid(first_images(image_data(trainer), device, self.num_samples))
+        data = image_data(trainer)
+        with isolated_rng():
+            images = torch.cat(list(random_images(data, device, self.num_samples, self.seed)))
+        return self._grid(images)
 
     def _grid(self, images: Tensor) -> Tensor:
         """Lay uint8 images ``(N, C, H, W)`` out as one RGB image ``(3, height, width)``."""

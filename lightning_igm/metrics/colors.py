@@ -63,8 +63,8 @@ def color_divergence(real: Tensor, fake: Tensor) -> tuple[float, float]:
     over points, for the densities as they are.
 
     Args:
-        real: ``(M, 3)``; the first 5,000 are used.
-        fake: ``(N, 3)``; the first 5,000 are used.
+        real: ``(M, 3)``; 5,000 are used, evenly spaced among all.
+        fake: ``(N, 3)``; as of the real ones.
 
     Raises:
         ValueError: The shapes do not match, or there are fewer than two colours.
@@ -82,7 +82,7 @@ def color_divergence(real: Tensor, fake: Tensor) -> tuple[float, float]:
                 f"colors: {kind} ones of shape {tuple(colors.shape)} are not allowed; there must "
                 "be two or more of one dimension"
             )
-    real, fake = real[:_MOST].double(), fake[:_MOST].double()
+    real, fake = (colors[_spaced(len(colors))].double() for colors in (real, fake))
     dimension = real.shape[1]
     bandwidth = real.std(0).clamp_min(1e-3) * len(real) ** (-1 / (dimension + 4))
     real, fake = real / bandwidth, fake / bandwidth
@@ -94,6 +94,12 @@ def color_divergence(real: Tensor, fake: Tensor) -> tuple[float, float]:
     value = sum(float(term.mean()) for term in terms) / 2
     variance = sum(float(term.var() / len(term)) for term in terms) / 4
     return value, math.sqrt(variance)
+
+
+def _spaced(count: int) -> Tensor:
+    """Positions of at most 5,000 of ``count`` colours: the first may be those of one class."""
+    kept = min(count, _MOST)
+    return torch.arange(kept) * count // kept
 
 
 def _log_density(points: Tensor, centers: Tensor, *, leave_out: bool) -> Tensor:

@@ -9,8 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor
-
-from lightning_igm.metrics.rng import isolated_rng
+from torch.utils.data import DataLoader
 
 
 def to_uint8(images: Tensor, value_range: tuple[float, float]) -> Tensor:
@@ -75,23 +74,30 @@ def training_images(data: Any, device: torch.device) -> Iterator[Tensor]:
     return prepared_images(data.ordered_train_dataloader(), data, device)
 
 
-def first_images(data: Any, device: torch.device, count: int) -> Tensor:
-    """Return the first training images of this process as uint8 ``(count, C, H, W)``, or all.
+def random_images(data: Any, device: torch.device, count: int, seed: int) -> Iterator[Tensor]:
+    """Yield random training images, without repetition, as uint8 batches ``(N, C, H, W)``.
 
-    Random states stay as they are.
+    They are those of the seed, of the whole data set, on every process and any number of processes:
+    the first images would be those of a few classes where images are stored by class.
 
     Args:
-        data: The data module; see :func:`image_data`.
-        device: Where they go.
-        count: Number of images.
+        data: The data module; see :func:`image_data`. Its ordered loader is a DataLoader of a data
+            set with a length.
+        device: Where the batches go.
+        count: Number of images; all of them if there are not so many.
+        seed: Seed of the choice.
     """
-    batches: list[Tensor] = []
-    with isolated_rng():
-        for batch in training_images(data, device):
-            batches.append(batch)
-            if sum(map(len, batches)) >= count:
-                break
-    return torch.cat(batches)[:count]
+    ordered = data.ordered_train_dataloader()
+    draw = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(ordered.dataset), generator=draw)[:count].tolist()
+    chosen: DataLoader[Any] = DataLoader(
+        ordered.dataset,
+        batch_size=ordered.batch_size,
+        sampler=rows,
+        collate_fn=ordered.collate_fn,
+        generator=draw,
+    )
+    return prepared_images(chosen, data, device)
 
 
 def prepared_images(batches: Iterable[Any], data: Any, device: torch.device) -> Iterator[Tensor]:

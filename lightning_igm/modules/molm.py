@@ -197,7 +197,8 @@ class MoLM(AdversarialModule):
     def training_images(self) -> Iterator[Tensor]:
         """Every training image once, in order and as the data module prepares them, in batches.
 
-        Under several ranks, this rank's share of them.
+        Augmentation is part of that, by the data module's seed, the same in every pass. Under
+        several ranks, this rank's share of them.
         """
         for batch in self.ordered_data().ordered_train_dataloader():
             yield self.images_of(self.trainer.strategy.batch_to_device(batch, dataloader_idx=0))

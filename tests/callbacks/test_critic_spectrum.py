@@ -85,6 +85,21 @@ def test_the_complexity_is_that_of_the_training_images(tmp_path):
     assert float(row["critic_complexity"]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_complexity_is_not_that_of_the_first_images(tmp_path):
+    """The first 64 of 256 are black: of data stored by class, they would be one class."""
+
+    class Sorted(TinyImages):
+        def __init__(self):
+            super().__init__(256)
+            self.images[:64] = 0
+
+    model, spectrum = CriticGAN(), CriticSpectrum(every_n_steps=6)
+    logger = CSVLogger(tmp_path, name="", version="")
+    tiny_trainer(tmp_path, spectrum, logger=logger).fit(model, datamodule=Sorted())
+    black = spectrum._images.flatten(1).sum(1) == 0
+    assert 4 <= black.sum() <= 32  # 16 of 64 are expected.
+
+
 def test_all_singular_values_are_written(tmp_path):
     model = CriticGAN()
     fit(tmp_path, model, CriticSpectrum(every_n_steps=4), max_steps=9)

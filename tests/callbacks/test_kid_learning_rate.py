@@ -141,7 +141,8 @@ class SumsByHand(Callback):
     def measure(self, trainer, pl_module):
         generator = torch.Generator().manual_seed(3 + trainer.global_step)
         fake = torch.cat([pl_module.sample(n, generator) for n in (8, 8, 4)])
-        real = features_of(trainer.datamodule.images[:20] / 255)
+        rows = torch.randperm(40, generator=torch.Generator().manual_seed(3))[:20]
+        real = features_of(trainer.datamodule.images[rows] / 255)
         self.sums[trainer.global_step] = kernel_sums(real, features_of(fake))
 
     def on_train_start(self, trainer, pl_module):
@@ -151,7 +152,7 @@ class SumsByHand(Callback):
         self.measure(trainer, pl_module)
 
 
-def test_the_memory_holds_sums_of_fresh_samples_and_the_first_real_images(tmp_path):
+def test_the_memory_holds_sums_of_fresh_samples_and_random_real_images(tmp_path):
     rule, by_hand = tiny_rule(memory=9), SumsByHand()
     fitted_state(tmp_path, rule, by_hand)
     past = rule.state_dict()["past"]
@@ -190,6 +191,44 @@ def test_the_floor_of_the_variance_is_that_of_the_test(tmp_path):
     with (tmp_path / "metrics.csv").open() as file:
         *_, last = csv.DictReader(file)
     assert float(last["three_sample_stat"]) == pytest.approx(float(expected.stat), rel=1e-3)
+
+
+class SortedImages(TinyImages):
+    """The darker half comes first."""
+
+    def __init__(self):
+        super().__init__()
+        self.images = self.images // 4
+        self.images[20:] += 192
+
+
+def real_of(folder, data, **settings):
+    rule = tiny_rule(**settings)
+    tiny_trainer(folder, rule, max_steps=1).fit(TinyGAN(), datamodule=data)
+    return rule.state_dict()["real"]
+
+
+def test_real_images_are_of_all_classes_of_sorted_data(tmp_path):
+    bright = real_of(tmp_path, SortedImages()).mean(1) > 0.5
+    assert 4 <= bright.sum() <= 16  # Of 20; outside by a chance of 2e-4, and the seed is fixed.
+    real, again, other = (real_of(tmp_path, TinyImages(), seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(real, again)
+    assert not torch.equal(real.sort(0).values, other.sort(0).values)
+
+
+def test_a_checkpoint_keeps_its_own_real_features(tmp_path):
+    """Of the first images, in checkpoints of earlier versions."""
+    trainer = tiny_trainer(tmp_path, tiny_rule(memory=9), max_steps=2)
+    trainer.fit(TinyGAN(), datamodule=TinyImages())
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    checkpoint = torch.load(tmp_path / "half.ckpt", weights_only=True)
+    [state] = [value for key, value in checkpoint["callbacks"].items() if "KID" in key]
+    state["real"] = features_of(TinyImages().images[:20] / 255)
+    torch.save(checkpoint, tmp_path / "half.ckpt")
+    rule = tiny_rule(memory=9)
+    resumed = tiny_trainer(tmp_path, rule, max_steps=3)
+    resumed.fit(TinyGAN(), datamodule=TinyImages(), ckpt_path=tmp_path / "half.ckpt")
+    assert torch.equal(rule.state_dict()["real"], state["real"])
 
 
 # --- learning rates ---------------------------------------------------------------------------

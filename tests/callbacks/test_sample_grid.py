@@ -52,9 +52,11 @@ def test_the_pixels_are_those_of_the_generator(tmp_path):
     assert torch.equal(read(tmp_path / "samples" / "step_00000006.png"), expected)
 
 
-def test_the_real_images_come_from_as_many_batches_as_needed(tmp_path):
-    fitted_state(tmp_path, SampleGrid(num_samples=20, nrow=10, scale=1))
-    expected = slow_grid(TinyImages().images[:20], nrow=10, scale=1)
+def test_the_real_images_are_random_ones_of_all(tmp_path):
+    fitted_state(tmp_path, SampleGrid(num_samples=20, nrow=10, scale=1, seed=4))
+    rows = torch.randperm(40, generator=torch.Generator().manual_seed(4))[:20]
+    assert rows.max() > 30
+    expected = slow_grid(TinyImages().images[rows], nrow=10, scale=1)
     assert torch.equal(read(tmp_path / "samples" / "real.png"), expected)
 
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageOps
 
 from datamodules import CelebADataModule
+from datamodules.sampler import pass_numbers
 
 # Of the 14 images, 000003 and 000008 are of the validation part; 000004 and 000014 are tests.
 SPLITS = {f"{i:06d}.jpg": {3: 1, 8: 1, 4: 2, 14: 2}.get(i, 0) for i in range(1, 15)}
@@ -107,12 +108,18 @@ def test_large_images_are_the_centre(root):
             assert np.array_equal(image.numpy(), expected)
 
 
-@pytest.mark.parametrize("loader", ["ordered_train_dataloader", "test_dataloader"])
-def test_evaluated_images_are_the_centre(root, loader):
+def test_training_images_in_order_are_augmented(root):
+    data = ready(root, size=160, seed=3)
+    batches = [data.on_after_batch_transfer(b, 0) for b in data.ordered_train_dataloader()]
+    numbers = pass_numbers(10, seed=3, width=3)
+    for image, stored, own in zip(torch.cat(batches), data.train_images, numbers, strict=True):
+        assert torch.equal(image, data.to_float(augmented(stored, *own.tolist())))
+
+
+def test_test_images_are_the_centre(root):
     data = ready(root, size=160)
-    names = TEST if loader == "test_dataloader" else TRAIN
-    batches = [data.on_after_batch_transfer(batch, 0) for batch in getattr(data, loader)()]
-    for image, name in zip(torch.cat(batches), names, strict=True):
+    batches = [data.on_after_batch_transfer(batch, 0) for batch in data.test_dataloader()]
+    for image, name in zip(torch.cat(batches), TEST, strict=True):
         centre = np.asarray(face(root, name))[29:189, 9:169].transpose(2, 0, 1)
         assert torch.equal(image, data.to_float(torch.from_numpy(centre.copy())))
 

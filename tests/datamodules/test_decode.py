@@ -1,12 +1,19 @@
 import io
 import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.decode import centre_crop, open_image, pixels, resize_shorter_side
+from datamodules.decode import (
+    centre_crop,
+    open_image,
+    pixels,
+    resize_shorter_side,
+    without_pillows_limit,
+)
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(256, size=(6, 9, 3), dtype=np.uint8)
@@ -23,8 +30,8 @@ def saved(image, kind="PNG", **options):
     return file
 
 
-def opened(file, channels=3):
-    image = open_image(file, channels)
+def opened(file, channels=3, **options):
+    image = open_image(file, channels, **options)
     assert image.mode == {1: "L", 3: "RGB"}[channels]
     return np.asarray(image)
 
@@ -123,13 +130,94 @@ def test_32_bit_grey():
     fits = saved(np.array([[0xAB00, 0xFFFF]], np.int32), "TIFF")
     assert opened(fits, 1).tolist() == [[0xAB, 0xFF]]
     for low, high in ((0, 0x10000), (-1, 5)):
-        with pytest.raises(ValueError, match=f"pixels are {low} to {high}, more than 16 bits"):
+        message = f"pixels are {low} to {high}; with bits=16 they must be 0 to 65535"
+        with pytest.raises(ValueError, match=message):
             open_image(saved(np.array([[low, high]], np.int32), "TIFF"))
+    file = saved(np.array([[0, 0x12345, 0x3FFFF]], np.int32), "TIFF")
+    assert opened(file, 1, bits=18).tolist() == [[0, 0x48, 0xFF]]
+    file.seek(0)
+    with pytest.raises(ValueError, match=r"0 to 262143; with bits=17 they must be 0 to 131071\)"):
+        open_image(file, bits=17)
+
+
+RAMP = np.linspace(0, 255, 64).round().astype(np.uint16).reshape(8, 8)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+@pytest.mark.parametrize(("factor", "bits"), [(1, 8), (4, 10), (16, 12)])
+def test_wide_grey_of_few_bits_is_refused_unless_it_is_said_how_many(dtype, factor, bits):
+    """Its upper 8 of 16 bits would be black."""
+    for kind in ("TIFF", "PNG") if dtype == np.uint16 else ("TIFF",):
+        file = saved((factor * RAMP).astype(dtype), kind)
+        message = rf"its pixels are 0 to {factor * 255} and the file does not .*set bits={bits}, or"
+        with pytest.raises(ValueError, match=message) as error:
+            open_image(file)
+        assert "\n" not in str(error.value)
+        file.seek(0)
+        assert np.array_equal(opened(file, 1, bits=bits), RAMP)
+        file.seek(0)
+        assert np.array_equal(opened(file, 1, bits=16), factor * RAMP >> 8)
+
+
+def test_black_is_black_in_any_bits():
+    assert not opened(saved(np.zeros((4, 4), np.uint16)), 1).any()
+
+
+def tiff_of_12_bits(values):
+    """Pairs of values in three bytes; Pillow reads it and does not write it."""
+    pairs = values.reshape(-1, 2).astype(int)
+    content = b"".join(((a << 12) | b).to_bytes(3) for a, b in pairs.tolist())
+    height, width = values.shape
+    tags = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
+    tags[279] = len(content)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = b"II*\0" + struct.pack("<I", 8 + len(content)) + content
+    return io.BytesIO(start + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0))
+
+
+def test_the_files_own_word_counts():
+    assert np.array_equal(opened(tiff_of_12_bits(16 * RAMP), 1), RAMP)
+    dark = io.BytesIO(b"P5 3 1 4095\n" + np.array([0, 100, 200], ">u2").tobytes())
+    assert opened(dark, 1).tolist() == [[0, 100 >> 4, 200 >> 4]]
+
+
+def png_of_16_bits(values, colour_type):
+    """Pillow reads only the upper bits of such colours, and writes none."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    file = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        file += struct.pack(">I", len(data)) + kind + data
+        file += struct.pack(">I", zlib.crc32(kind + data))
+    return io.BytesIO(file)
+
+
+@pytest.mark.parametrize(("colour_type", "depth"), [(2, 3), (4, 2), (6, 4)])
+def test_colours_of_16_bits_that_would_be_black_are_refused(colour_type, depth):
+    values = np.repeat(RAMP[:, :, None], depth, 2)
+    if depth in (2, 4):
+        values[:, :, -1] = 0xFFFF  # Opaque.
+    for factor in (1, 16):
+        dark = values.copy()
+        dark[:, :, :3] = np.minimum(dark[:, :, :3].astype(int) * factor, 0xFFFF)
+        with pytest.raises(ValueError, match=r"its 16-bit colours are below 4096.*bits=16"):
+            open_image(png_of_16_bits(dark, colour_type))
+        taken = opened(png_of_16_bits(dark, colour_type), bits=16)
+        assert taken.max() < 16
+    bright = values.copy()
+    bright[:, :, : depth - (depth != 3)] *= 256
+    assert opened(png_of_16_bits(bright, colour_type)).max() == 255
 
 
 def test_floats_are_refused():
-    with pytest.raises(ValueError, match="its pixels are floats, of unknown range"):
-        open_image(saved(np.ones((4, 4), np.float32), "TIFF"))
+    values = np.array([[-0.5, 2.0]], np.float32)
+    with pytest.raises(
+        ValueError, match=r"its pixels are floats, of unknown range \(-0.5 to 2\); conv"
+    ):
+        open_image(saved(values, "TIFF"))
+    with pytest.raises(ValueError, match=r"of unknown range \(nan to nan\)"):
+        open_image(saved(np.where(values < 0, np.nan, values).astype(np.float32), "TIFF"))
 
 
 # How an upright picture is stored under each orientation of the EXIF standard: undone by the name.
@@ -182,12 +270,21 @@ def test_no_image(tmp_path):
         open_image(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"none\.png is missing"):
         open_image(tmp_path / "none.png")
+    (tmp_path / "link.png").symlink_to("none.png")
+    with pytest.raises(FileNotFoundError, match=r"link\.png is a link to nothing"):
+        open_image(tmp_path / "link.png")
 
 
 def test_size_that_no_one_means(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     with pytest.raises(ValueError, match=r"cannot be decoded \(Image size \(54 pixels\) exceeds"):
         open_image(saved(COLOUR))
+    with without_pillows_limit():
+        assert np.array_equal(opened(saved(COLOUR), max_pixels=54), COLOUR)
+        message = r"its 54 pixels are more than max_pixels, which is 53; raise that, or"
+        with pytest.raises(ValueError, match=message):
+            open_image(saved(COLOUR), max_pixels=53)
+    assert Image.MAX_IMAGE_PIXELS == 20
 
 
 def test_decoder_that_raises_something_else(monkeypatch):

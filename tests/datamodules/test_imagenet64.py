@@ -101,6 +101,28 @@ def test_tf1_is_the_default(tree):
         assert np.array_equal(data.test_images[row], tf1(square(tree / "val" / name)))
 
 
+def test_links_back_are_no_classes_and_other_files_are_told(tree, caplog):
+    names = ready(tree).class_names
+    for name, target in (("up", ".."), ("same", ".")):
+        (tree / "train" / name).symlink_to(target)
+    (tree / "train" / names[0] / "up").symlink_to("..")
+    (tree / "train" / names[0] / "1.heic").touch()
+    with caplog.at_level("INFO"):
+        data = ready(tree, resize="antialias")
+    assert data.class_names == names
+    assert len(data.train_images) == 6
+    [line] = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+    assert line.endswith("train: files left out, which do not end like images: 1 (.heic 1)")
+
+
+def test_an_image_that_is_a_link_to_nothing(tree):
+    (tree / "train" / module(tree)._sources()[0].class_names[0] / "0.JPEG").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError, match=r"0\.JPEG is a link to nothing"):
+        ready(tree)
+    with pytest.warns(UserWarning, match=r"1 of 7 images cannot be used: .*0\.JPEG"):
+        assert len(ready(tree, on_error="skip").train_images) == 6
+
+
 def test_antialias(tree):
     data = ready(tree, resize="antialias")
     for row, name in enumerate(TRAIN):

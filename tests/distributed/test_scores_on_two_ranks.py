@@ -20,11 +20,16 @@ from lightning_igm.networks import DCGANCritic, DCGANGenerator
 class NoiseImages(ImageDataModule):
     name = "noise"
     image_shape = (3, 16, 16)
+    random_numbers = 1
 
     def load_images(self):
         draw = torch.Generator().manual_seed(0)
         images = torch.randint(256, (41, *self.image_shape), generator=draw, dtype=torch.uint8)
         return images, images
+
+    def transform(self, images, numbers):
+        """Half of the training images are inverted at random."""
+        return images if numbers is None else images.where(numbers[:, :, None, None] < 0.5, ~images)
 
 
 class Means(nn.Module):

@@ -68,6 +68,13 @@ def test_chunks_do_not_change_it(monkeypatch):
     assert color_divergence(real, fake) == pytest.approx(whole, rel=1e-12)
 
 
+def test_sorted_colours_are_used_evenly():
+    """The first ones would be those of one class."""
+    colors = torch.rand(12_000, 3, generator=torch.Generator().manual_seed(0))
+    by_class = colors[colors[:, 0].argsort()]
+    assert color_divergence(colors, by_class)[0] < 0.02
+
+
 def test_fresh_draws_of_the_data_are_near_zero_and_a_smaller_spread_is_not():
     draw = torch.Generator().manual_seed(0)
     a, b = torch.rand(2, 1500, 3, generator=draw)

@@ -20,6 +20,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.utils.data import DataLoader
 
+from datamodules.sampler import pass_numbers
 from lightning_igm.losses.moments import mean_moments
 from lightning_igm.modules import MoLM
 
@@ -353,6 +354,31 @@ def test_moments_of_the_training_set_do_not_depend_on_batches(kind, batch_size):
     assert not moments.requires_grad
     expected = per_image_mean(model, data)
     assert ((moments - expected).norm() / expected.norm()).item() < 1e-5
+
+
+class Mirrored(NoiseImages):
+    random_numbers = 1
+
+    def transform(self, images, numbers):
+        if numbers is None:
+            return images
+        return images.flip(3).where(numbers[:, :, None, None] < 0.5, images)
+
+
+def test_moments_are_those_of_the_augmented_images():
+    """Each image as the seed augments it; the same in every pass."""
+    model, data = tiny(MoLM), Mirrored(3, seed=2)
+    tiny_trainer(max_steps=0).fit(model, datamodule=data)
+    images = data.transform(data.train_images, pass_numbers(20, seed=2, width=1))
+    assert 0 < (images != data.train_images).flatten(1).any(1).sum() < 20
+    expected = features_of(model.critic, data.to_float(images), {}).detach().mean(0)
+    state = torch.get_rng_state()
+    for _ in range(2):
+        moments = model.training_set_moments()
+        assert ((moments - expected).norm() / expected.norm()).item() < 1e-5
+    assert torch.equal(torch.get_rng_state(), state)
+    plain = per_image_mean(model, data)
+    assert ((moments - plain).norm() / plain.norm()).item() > 1e-2
 
 
 def test_hidden_units_and_pixels_have_moments_of_the_training_set():
