@@ -314,7 +314,8 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             ValueError: One is none.
         """
         self.latest.update(scalars(values))
-        if self._trainer is not None:  # A loss can be had without one.
+        # A loss can be had without a trainer.
+        if self._trainer is not None and not self.trainer.barebones:  # type: ignore[attr-defined]
             # Not for the bar: Lightning would wait for the device after every batch.
             self.log_dict(dict(values), logger=False)
 
