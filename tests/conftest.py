@@ -5,6 +5,8 @@ import torch
 from benchmarks.table import Table
 from margins import Margins
 
+CACHES = {".pytest_cache", ".ruff_cache", ".mypy_cache", "__pycache__"}
+
 
 def pytest_addoption(parser):
     parser.addoption("--run-slow", action="store_true", help="run the tests marked slow, too")
@@ -26,6 +28,21 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_sessionstart(session):
+    session.config.there_before = set(session.config.rootpath.iterdir())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """Tests leave nothing in the checkout, nor wherever they are started."""
+    if hasattr(session.config, "workerinput") or not hasattr(session.config, "there_before"):
+        return
+    left = set(session.config.rootpath.iterdir()) - session.config.there_before
+    if left := sorted(path.name for path in left if path.name not in CACHES):
+        print(f"\nThe tests left behind: {', '.join(left)}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture

@@ -116,7 +116,8 @@ def test_own_loss_by_class_path_keeps_the_preset(tmp_path, monkeypatch):
     assert cli.model.generator.image_shape == (3, 16, 16)
 
 
-def test_values_typed_on_resume_win_over_the_checkpoints(trained):
+def test_values_typed_on_resume_win_over_the_checkpoints(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     checkpoint = str(trained / "checkpoints/last.ckpt")
     arguments = [*SMALL, f"--ckpt_path={checkpoint}", "--model.penalty_weight=9"]
     cli = main(["validate", *arguments, "--metrics.num_samples=600", "--metrics.kid_subsets=3"])

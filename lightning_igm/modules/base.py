@@ -315,7 +315,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         """
         self.latest.update(scalars(values))
         # A loss can be had without a trainer.
-        if self._trainer is not None and not self.trainer.barebones:  # type: ignore[attr-defined]
+        if self._trainer is not None and not self.trainer.barebones:
             # Not for the bar: Lightning would wait for the device after every batch.
             self.log_dict(dict(values), logger=False)
 
