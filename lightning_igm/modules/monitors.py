@@ -1,10 +1,11 @@
 """Lightning's callbacks on generator steps and scores; those that cannot work are refused."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_igm.modules.clock import GeneratorClock
@@ -68,6 +69,8 @@ def prepare_callbacks(trainer: Trainer, module: LightningModule) -> None:
     """
     for callback in _callbacks(trainer):
         check_callback(type(callback))
+        if type(callback) is LearningRateMonitor:
+            callback.__class__ = _RatesOfPlayers
         if isinstance(callback, EarlyStopping) and callback.monitor in _scores(trainer):
             callback._check_on_train_epoch_end = False
         elif isinstance(callback, ModelCheckpoint):
@@ -112,6 +115,22 @@ def count_as_saved(trainer: Trainer) -> None:
     for callback in _callbacks(trainer):
         if isinstance(callback, ModelCheckpoint):
             callback._last_global_step_saved = trainer.global_step
+
+
+class _RatesOfPlayers(LearningRateMonitor):
+    """Calls rates ``lr-generator`` and ``lr-critic``, where Lightning's counts ``lr-Adam-1``."""
+
+    def on_train_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        players = zip(trainer.optimizers, cast(Any, trainer).lightning_module.players, strict=True)
+        self._names = {id(optimizer): f"lr-{player}" for optimizer, player in players}
+        super().on_train_start(trainer, *args, **kwargs)
+
+    def _check_duplicates_and_update_name(
+        self, optimizer: Any, name: str, seen: Any, seen_types: Any, config: Any
+    ) -> list[str]:
+        return super()._check_duplicates_and_update_name(
+            optimizer, self._names[id(optimizer)], seen, defaultdict(int), config
+        )
 
 
 def _check_monitor(callback: Any, trainer: Trainer, module: LightningModule) -> None:

@@ -33,7 +33,6 @@ def made_optimizer(player: str, make: Any, parameters: Any) -> Optimizer:
         optimizer: Optimizer = make(parameters)
     except ValueError as error:
         raise ValueError(f"{player}_optimizer: {error}") from error
-    optimizer.param_groups[0].setdefault("name", player)  # LearningRateMonitor's names have it.
     if isinstance(optimizer, LBFGS | SparseAdam):
         raise ValueError(
             f"{player}_optimizer: {type(optimizer).__name__} is not allowed; it must step by dense "
