@@ -16,6 +16,7 @@ import yaml
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from tiny_models import NoiseImages, fit, tiny, tiny_critic
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -50,17 +51,54 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.allowed = set(allowed)
         self.waited = Counter()
+        self.lists = Lists(self)
+
+    def __enter__(self):
+        self.lists.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.lists.__exit__(*error)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name, kwargs = function.overloadpacket.__name__, kwargs or {}
         if waits(name, args, kwargs):
-            line, functions = our_line()
-            if not self.allowed & functions:
-                raise HostWaits(f"{name} at {line}")
-            self.waited.update(self.allowed & functions)
+            self.note(name)
             if name == "_local_scalar_dense":  # What the losses' check takes for a good sign.
                 return torch.iinfo(torch.int64).max
         return function(*args, **kwargs)
+
+    def note(self, name):
+        line, functions = our_line()
+        if not self.allowed & functions:
+            raise HostWaits(f"{name} at {line}")
+        self.waited.update(self.allowed & functions)
+
+
+class Lists(TorchFunctionMode):
+    """Sees lists on their way to the device: most releases of torch copy them out of Watch's sight.
+
+    Args:
+        watch: What is told.
+    """
+
+    def __init__(self, watch):
+        super().__init__()
+        self.watch = watch
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if function in (torch.tensor, torch.as_tensor):
+            copied = made.device == META and not isinstance(args[0], torch.Tensor)
+        else:
+            at = function in (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
+            indices = args[1] if at and isinstance(args[1], tuple) else args[1:2]
+            on_device = at and args[0].device == META
+            copied = on_device and any(isinstance(index, list) for index in indices)
+        if copied:
+            self.watch.note("list")
+        return made
 
 
 def waits(name, args, kwargs):
@@ -249,12 +287,15 @@ def test_diagnostics_of_the_ratio_wait_when_they_are_logged(meta):
 E = torch.eye(3, device=META)
 WAITS = {
     "bool": lambda: bool(E.sum() > 0),
+    "copy of a list": lambda: torch.tensor([1.0], device=META),
     "copy to the device": lambda: torch.ones(3).to(META),
     "copy to the host": lambda: E.cpu(),
     "in place": lambda: E.copy_(torch.ones(3, 3)),
     "index on the host": lambda: E[torch.tensor([0])],
     "item": lambda: E.sum().item(),
     "list": lambda: E.tolist(),
+    "list as index": lambda: E[[0, 1]],
+    "list that is set": lambda: E.__setitem__([0, 1], 0.0),
     "mask": lambda: E[E > 0],
     "mask that is set": lambda: E.__setitem__(E > 0, E[0]),
     "repeats": lambda: E.repeat_interleave(E[0].long(), 0),
@@ -262,11 +303,6 @@ WAITS = {
     "solve": lambda: torch.linalg.solve(E, E),
     "unique": lambda: E.unique(),
 }
-if torch.__version__ >= (2, 12):  # Before, such copies are made out of its sight.
-    WAITS |= {
-        "copy of a list": lambda: torch.tensor([1.0], device=META),
-        "list as index": lambda: E[[0, 1]],
-    }
 
 
 @pytest.mark.parametrize("code", WAITS.values(), ids=WAITS)
