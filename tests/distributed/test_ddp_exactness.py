@@ -44,7 +44,8 @@ OPTIMIZERS = {"sgd": partial(SGD, lr=0.2), "adam": partial(Adam, lr=0.003)}
 # makes of a gradient that is zero but for rounding, as that of a critic's last bias is where the
 # kernel sees only differences of features.
 GENTLE = {"sgd": partial(SGD, lr=0.02), "adam": partial(Adam, lr=0.003, eps=1e-3)}
-# This game magnifies any difference tenfold with each such step: 5e-15 after 5, 9e-6 after 20.
+# This game magnifies any difference tenfold with each such step: 5e-15 after 5, 9e-6 after 20. With
+# Adam's usual eps it does so much more: differences after 5 steps were up to 1e-8, by processor.
 GENTLER = {"gram by medians": 0.1}
 
 
@@ -299,9 +300,10 @@ def furthest(first, second):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", RUNS)
 def test_two_ranks_train_like_one_process_on_the_joined_batch(ranks, name, optimizer):
-    start, expected, logged, moments = train(name, OPTIMIZERS[optimizer])
+    make = (GENTLE if name in GENTLER else OPTIMIZERS)[optimizer]
+    start, expected, logged, moments = train(name, make)
     assert furthest(start, expected) > 1e-3
-    first, second = ranks.run(train, name, OPTIMIZERS[optimizer])
+    first, second = ranks.run(train, name, make)
     assert equal(first[1], second[1])
     assert equal(first[0], start)
     # Adam divides small gradients by their size and so magnifies rounding.
