@@ -34,7 +34,7 @@ class Margins:
 
     def note(self, place, found, limit):
         """Keep the smallest margin of a place."""
-        if found == 0 or not math.isfinite(limit):
+        if found == 0 or limit <= 0 or not math.isfinite(limit):
             return
         margin = limit / found
         if margin < self.smallest.get(place, (math.inf,))[0]:
@@ -150,11 +150,13 @@ def main(arguments):
         spread = max(slacks) - min(slacks)
         # A printed number is off by its rounding on every machine: what counts is what varies.
         varies = min(slacks) / spread if spread > 0 and len(arguments) > 1 else math.inf
-        near = min(rows)[0] if len(arguments) == 1 else max(min(rows)[0], varies)
-        places[place] = min(places.get(place, (math.inf,)), (near, *min(rows)[1:], test))
+        margin, found, limit = min(rows, key=lambda row: max(row[0], 1 / row[0]))
+        margin = max(margin, 1 / margin)  # Below 1 of what is to differ.
+        near = margin if len(arguments) == 1 else max(margin, varies)
+        if near < min(below, places.get(place, (math.inf,))[0]):
+            places[place] = near, found, limit, test
     for place, (near, found, limit, test) in sorted(places.items(), key=lambda item: item[1]):
-        if near < below:
-            print(f"{near:8.3g}  {found:10.4g} of {limit:10.4g}  {place}  {test}")
+        print(f"{near:8.3g}  {found:10.4g} of {limit:10.4g}  {place}  {test}")
 
 
 if __name__ == "__main__":

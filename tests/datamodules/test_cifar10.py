@@ -167,9 +167,8 @@ def test_memory(originals, arrays):
     growth = [float(line) for line in run.stdout.split()]
     assert len(growth) == 4
     assert min(growth) > 0.9
-    # Reading a pickle takes twice its size.
-    assert max(growth[:2]) < 1.2
-    assert max(growth[2:]) < 1.2
+    # Of the pickles one of six at a time is there twice; all of them would be 2.
+    assert max(growth) < 1.5
 
 
 SMALL = np.zeros((4, 3072), np.uint8)

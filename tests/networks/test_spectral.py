@@ -122,7 +122,7 @@ def test_one_iteration_per_step_while_the_weights_change(shape: tuple[int, ...])
 def test_the_first_vector_is_a_truncated_normal_one() -> None:
     torch.manual_seed(0)
     norm = SpectralParametrization(torch.randn(20_000, 1), learnable=True)
-    assert norm.u.norm().item() == pytest.approx(1.0)
+    assert norm.u.norm().item() == pytest.approx(1.0, abs=1e-5)
     # Cut at two standard deviations, it has variance 0.774.
     entries = norm.u * math.sqrt(20_000 * 0.7737)
     assert 1.95 < entries.abs().max().item() < 2.05
@@ -328,7 +328,7 @@ def test_initialisation_reaches_raw_weights() -> None:
     for layer in layers_of(critic)[:-1]:
         weight = raw_weight(layer)
         std = math.sqrt(2 / 1.04 / weight[0].numel())
-        assert weight.std().item() == pytest.approx(std, rel=0.1)
+        assert weight.std().item() == pytest.approx(std, rel=5 / (2 * weight.numel()) ** 0.5)
 
 
 # torch's forward-mode derivatives still use torch.jit.script themselves.

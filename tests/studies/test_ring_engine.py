@@ -197,10 +197,12 @@ def test_a_member_does_what_the_librarys_module_does(name, dim, tmp_path, monkey
         ensemble.step(*batch)
     for stack, network in players(name, ensemble, model):
         found, expected = stack.flat[member], flat_weights(network)
+        most = 1e-8 if name == "gramnet" else 1e-13
         if name == "gramnet" and stack is ensemble.projector:
-            # The kernel does not see the last bias, whose gradient is a rounding error.
-            found, expected = found[:-10], expected[:-10]
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+            # The kernel does not see the last bias, whose gradient is a rounding error. Adam divides
+            # others that are small by their size; four steps the other way would be 4e-3.
+            found, expected, most = found[:-10], expected[:-10], 1e-4
+        torch.testing.assert_close(found, expected, rtol=0, atol=most)
 
 
 class Fed(LightningDataModule):
