@@ -199,8 +199,8 @@ def test_a_member_does_what_the_librarys_module_does(name, dim, tmp_path, monkey
         found, expected = stack.flat[member], flat_weights(network)
         most = 1e-8 if name == "gramnet" else 1e-13
         if name == "gramnet" and stack is ensemble.projector:
-            # The kernel does not see the last bias, whose gradient is a rounding error. Adam divides
-            # others that are small by their size; four steps the other way would be 4e-3.
+            # The kernel does not see the last bias, whose gradient is a rounding error. Adam
+            # divides others that are small by their size; four wrong steps would be 4e-3.
             found, expected, most = found[:-10], expected[:-10], 1e-4
         torch.testing.assert_close(found, expected, rtol=0, atol=most)
 
