@@ -2,13 +2,14 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 import warnings
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -35,7 +36,7 @@ from lightning_igm.callbacks import (
 from lightning_igm.checkpoints import Saved, check_fits, last_good, read
 from lightning_igm.checks import supported_precision
 from lightning_igm.export import console as export
-from lightning_igm.parser import OneLineParser, plain
+from lightning_igm.parser import NotParsedError, OneLineParser, classes_first, did_you_mean, plain
 from lightning_igm.presets import folder_of_presets, preset_table, with_config_files
 from lightning_igm.run import (
     CHECKPOINTS,
@@ -96,6 +97,7 @@ class IGMCLI(LightningCLI):
         files: list[Path] = []
         if isinstance(words, list):
             words, files = with_config_files(words)
+            words = classes_first(words)
         self._preset = files[0] if files else None
         super().parse_arguments(parser, words)
 
@@ -232,9 +234,9 @@ def main(args: list[str] | None = None, *, run: bool = True) -> LightningCLI:
         The command line's object, with ``.model``, ``.datamodule`` and ``.trainer``.
 
     Raises:
-        ValueError: An argument is out of range or does not fit the others.
+        ValueError: The arguments cannot be parsed, are out of range or do not fit each other.
         OSError: A file is missing or cannot be written.
-        SystemExit: The arguments cannot be parsed; the reason is on standard error.
+        SystemExit: The help was asked for, or a signal stopped the run.
 
     Example:
         >>> cli = main(["--config", "molm/digits"], run=False)
@@ -261,7 +263,7 @@ def _command_line(args: list[str] | None, *, run: bool) -> IGMCLI:
         save_config_callback=SaveRunConfig,
         save_config_kwargs={"save_to_log_dir": False},
         parser_class=OneLineParser,
-        parser_kwargs={"parser_mode": "omegaconf+", "prog": "igm"},
+        parser_kwargs={"parser_mode": "omegaconf+", "prog": "igm", "allow_abbrev": False},
         seed_everything_default=0,
         trainer_defaults={
             "use_distributed_sampler": False,
@@ -333,23 +335,47 @@ def console() -> None:
     """Entry point of ``igm``: a user's mistake gives one line and a non-zero exit."""
     words = sys.argv[1:]
     try:
-        if words in ([], ["-h"], ["--help"]):
-            print(_HELP)
-        elif words[0] not in COMMANDS and not words[0].startswith("-"):
-            raise ValueError(f"{words[0]!r} is not a command; it must be {', '.join(COMMANDS)}")
-        elif words[0] == "presets" and {"-h", "--help"} & set(words):
-            print("igm presets [WORD ...]: list the presets with all these words in any column")
-        elif words[0] == "presets":
-            print(f"{preset_table(words[1:])}\n\nTheir files, and sweeps: {folder_of_presets()}")
-        elif words[0] == "export":
-            export(words[1:])
-        else:
-            main()
+        try:
+            _run(words)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError as error:
+        # Whoever reads has seen enough, as head does; what is left is not written at exit, either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not _only_tells(words):
+            _fail(error)
     except USER_ERRORS as error:
-        if os.environ.get("IGM_TRACEBACK"):
-            raise
-        print(f"igm: {plain(_said(error))}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _fail(error)
+
+
+def _run(words: list[str]) -> None:
+    if words in ([], ["-h"], ["--help"]):
+        print(_HELP)
+    elif words[0] not in COMMANDS and not words[0].startswith("-"):
+        near = did_you_mean(words[0], COMMANDS)
+        raise NotParsedError(
+            f"{words[0]!r} is not a command; {near}it must be {', '.join(COMMANDS)}"
+        )
+    elif words[0] == "presets" and {"-h", "--help"} & set(words):
+        print("igm presets [WORD ...]: list the presets with all these words in any column")
+    elif words[0] == "presets":
+        print(f"{preset_table(words[1:])}\n\nTheir files, and sweeps: {folder_of_presets()}")
+    elif words[0] == "export":
+        export(words[1:])
+    else:
+        main()
+
+
+def _only_tells(words: list[str]) -> bool:
+    asked = [word for word in words if re.match(r"-h$|--([\w.]+\.)?help\b|--print_config\b", word)]
+    return not words or words[0] == "presets" or bool(asked)
+
+
+def _fail(error: BaseException) -> NoReturn:
+    if os.environ.get("IGM_TRACEBACK"):
+        raise error
+    print(f"igm: {plain(_said(error))}", file=sys.stderr)
+    raise SystemExit(2 if isinstance(error, NotParsedError) else 1) from None
 
 
 def _said(error: BaseException) -> str:
