@@ -36,6 +36,7 @@ from lightning_igm.callbacks import (
 from lightning_igm.checkpoints import Saved, check_fits, last_good, read
 from lightning_igm.checks import supported_precision
 from lightning_igm.export import console as export
+from lightning_igm.outcome import say, telling_the_end
 from lightning_igm.parser import NotParsedError, OneLineParser, classes_first, did_you_mean, plain
 from lightning_igm.presets import folder_of_presets, preset_table, with_config_files
 from lightning_igm.run import (
@@ -138,10 +139,12 @@ class IGMCLI(LightningCLI):
         with lock, finishing(self.trainer.loggers):
             if self._settle_checkpoint(config):
                 return
+            safe = config.get("weights_only") is not False
+            end = telling_the_end(self.trainer, weights_only=safe)
             try:
-                super()._run_subcommand(subcommand)
+                with end if subcommand == "fit" else nullcontext():
+                    super()._run_subcommand(subcommand)
             except SIGTERMException:
-                _say("stopped by SIGTERM; continue with --ckpt_path last")
                 raise SystemExit(128 + signal.SIGTERM) from None
 
     def _settle_checkpoint(self, config: Any) -> bool:
@@ -156,7 +159,7 @@ class IGMCLI(LightningCLI):
                 raise FileNotFoundError(f"ckpt_path: 'last' is not there: {folder}")
             if saved is None:
                 check_began_only(run, kept.every_n_steps, folder)
-                _say(f"no checkpoint in {folder}; the run starts")
+                say(f"no checkpoint in {folder}; the run starts")
         elif wanted is not None:
             saved = read(Path(wanted), weights_only=weights_only)
             check_fits(saved, self.model)
@@ -171,7 +174,7 @@ class IGMCLI(LightningCLI):
         finished = saved.is_finished(self.trainer.max_steps, self.trainer.max_epochs)
         if finished:
             steps = saved.content["global_step"]
-            _say(f"the run in {config['run']['dir']} is finished, at generator step {steps}")
+            say(f"the run in {config['run']['dir']} is finished, at generator step {steps}")
         return finished
 
     def _set_seed(self) -> None:
@@ -215,11 +218,6 @@ class IGMCLI(LightningCLI):
         if self.subcommand in (None, "fit"):
             loggers = [MetricsCSV(config["default_root_dir"]), *loggers]
         return loggers or False
-
-
-@rank_zero_only
-def _say(line: str) -> None:
-    print(f"igm: {line}", file=sys.stderr)
 
 
 def main(args: list[str] | None = None, *, run: bool = True) -> LightningCLI:
@@ -374,7 +372,8 @@ def _only_tells(words: list[str]) -> bool:
 def _fail(error: BaseException) -> NoReturn:
     if os.environ.get("IGM_TRACEBACK"):
         raise error
-    print(f"igm: {plain(_said(error))}", file=sys.stderr)
+    told = [plain(_said(error)), *getattr(error, "__notes__", [])]
+    print(f"igm: {'; '.join(told)}", file=sys.stderr)
     raise SystemExit(2 if isinstance(error, NotParsedError) else 1) from None
 
 
