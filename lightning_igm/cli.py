@@ -1,6 +1,7 @@
 """The command line: ``igm fit --config quickstart``."""
 
 import errno
+import logging
 import os
 import re
 import signal
@@ -33,6 +34,7 @@ from lightning_igm.callbacks import (
     RingScores,
     SampleGrid,
 )
+from lightning_igm.callbacks.network_summary import with_network_summary
 from lightning_igm.checkpoints import Saved, check_fits, last_good, read
 from lightning_igm.checks import supported_precision
 from lightning_igm.export import console as export
@@ -205,7 +207,9 @@ class IGMCLI(LightningCLI):
             bars = [GeneratorProgressBar()]
         config["callbacks"] = [ExactResume(self._continues), *given, *bars]
         config["logger"] = self._loggers(config)
-        return self._instantiate_trainer(config, own)
+        trainer = self._instantiate_trainer(config, own)
+        trainer.callbacks = with_network_summary(trainer.callbacks, given)  # type: ignore[attr-defined]
+        return trainer
 
     def _loggers(self, config: dict[str, Any]) -> list[Logger] | bool:
         given = config["logger"]
@@ -308,8 +312,13 @@ def _quieten() -> None:
         ".*exists and is not empty.*",  # A continued run's checkpoints.
     ):
         warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     # Lightning 2.6 calls jsonargparse >= 4.49 by old names; there is no public class to filter by.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return not re.match(r"\W*Tip: .*try installing \[lit(logger|models)\]", str(record.msg))
 
 
 _HELP = """\
