@@ -51,6 +51,7 @@ from lightning_igm.run import (
     exclusive,
     tensorboard_logger,
 )
+from lightning_igm.trainer_options import NEVER, check_trainer_options
 from lightning_igm.wandb_runs import finishing, wandb_logger
 
 __all__ = ["IGMCLI", "console", "main"]
@@ -112,6 +113,7 @@ class IGMCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         # Here as well: on a CPU Lightning would quietly make 16-mixed bf16-mixed.
         supported_precision(config.trainer.precision)
+        check_trainer_options(config.trainer, fits=self.subcommand == "fit")
         if self.subcommand == "predict" and config.return_predictions is None:
             config.return_predictions = False  # They are in files.
         self._settle_run_folder(config)
@@ -271,7 +273,7 @@ def _command_line(args: list[str] | None, *, run: bool) -> IGMCLI:
             "use_distributed_sampler": False,
             "num_sanity_val_steps": 0,
             # Never within fit: ImageMetrics scores at its own cadence, in generator steps.
-            "check_val_every_n_epoch": sys.maxsize,
+            "check_val_every_n_epoch": NEVER,
             "enable_autolog_hparams": False,  # SaveRunConfig tells the loggers the whole config.
         },
         auto_configure_optimizers=False,
