@@ -173,7 +173,7 @@ class InMemoryDataModule(LightningDataModule, ABC):
             )
         if overfit_batches := getattr(self.trainer, "overfit_batches", 0):
             raise ValueError(
-                f"overfit_batches={overfit_batches} is not supported; use limit_train_batches"
+                f"overfit_batches={overfit_batches} is not supported; train on fewer images"
             )
         sampler = ShuffledBatches(
             examples, self.batch_size, self.seed, self, rank, world_size, self.random_numbers

@@ -1,14 +1,16 @@
 """The command line: ``igm fit --config quickstart``."""
 
 import errno
+import logging
 import os
+import re
 import signal
 import sys
 import warnings
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -33,11 +35,13 @@ from lightning_igm.callbacks import (
     SampleGrid,
 )
 from lightning_igm.callbacks.checkpoint import place_checkpoints
+from lightning_igm.callbacks.network_summary import with_network_summary
 from lightning_igm.checkpoints import Saved, best, check_fits, check_trains, last_good, read
 from lightning_igm.checks import supported_precision
 from lightning_igm.export import console as export
 from lightning_igm.modules.monitors import check_callback_path
-from lightning_igm.parser import OneLineParser, plain
+from lightning_igm.outcome import say, telling_the_end
+from lightning_igm.parser import NotParsedError, OneLineParser, classes_first, did_you_mean, plain
 from lightning_igm.presets import folder_of_presets, preset_table, with_config_files
 from lightning_igm.run import (
     CHECKPOINTS,
@@ -49,6 +53,7 @@ from lightning_igm.run import (
     exclusive,
     tensorboard_logger,
 )
+from lightning_igm.trainer_options import NEVER, check_trainer_options
 from lightning_igm.wandb_runs import finishing, wandb_logger
 
 __all__ = ["IGMCLI", "console", "main"]
@@ -101,6 +106,7 @@ class IGMCLI(LightningCLI):
         files: list[Path] = []
         if isinstance(words, list):
             words, files = with_config_files(words)
+            words = classes_first(words)
         self._preset = files[0] if files else None
         super().parse_arguments(parser, words)
 
@@ -114,6 +120,7 @@ class IGMCLI(LightningCLI):
         supported_precision(config.trainer.precision)
         if config.trainer.barebones:
             config.trainer.log_every_n_steps = 0  # Lightning refuses that of the presets.
+        check_trainer_options(config.trainer, fits=self.subcommand == "fit")
         if self.subcommand == "predict" and config.return_predictions is None:
             config.return_predictions = False  # They are in files.
         self._settle_run_folder(config)
@@ -153,10 +160,12 @@ class IGMCLI(LightningCLI):
         with lock, finishing(self.trainer.loggers):
             if self._settle_checkpoint(config):
                 return
+            safe = config.get("weights_only") is not False
+            end = telling_the_end(self.trainer, weights_only=safe)
             try:
-                super()._run_subcommand(subcommand)
+                with end if subcommand == "fit" else nullcontext():
+                    super()._run_subcommand(subcommand)
             except SIGTERMException:
-                _say("stopped by SIGTERM; continue with --ckpt_path last")
                 raise SystemExit(128 + signal.SIGTERM) from None
 
     def _settle_checkpoint(self, config: Any) -> bool:
@@ -172,7 +181,7 @@ class IGMCLI(LightningCLI):
                 raise FileNotFoundError(f"ckpt_path: 'last' is not there: {folder}")
             if saved is None:
                 check_began_only(run, kept.every_n_steps, folder)
-                _say(f"no checkpoint in {folder}; the run starts")
+                say(f"no checkpoint in {folder}; the run starts")
         elif wanted is not None:
             saved = (
                 best(folder, weights_only=weights_only)
@@ -190,7 +199,7 @@ class IGMCLI(LightningCLI):
         finished = saved.is_finished(self.trainer.max_steps, self.trainer.max_epochs)
         if finished:
             steps = saved.content["global_step"]
-            _say(f"the run in {config['run']['dir']} is finished, at generator step {steps}")
+            say(f"the run in {config['run']['dir']} is finished, at generator step {steps}")
         return finished
 
     def _check_raw(self, saved: Saved) -> None:
@@ -233,7 +242,9 @@ class IGMCLI(LightningCLI):
             bars = [GeneratorProgressBar()]
         config["callbacks"] = [ExactResume(self._continues), *given, *bars]
         config["logger"] = self._loggers(config)
-        return self._instantiate_trainer(config, own)
+        trainer = self._instantiate_trainer(config, own)
+        trainer.callbacks = with_network_summary(trainer.callbacks, given)  # type: ignore[attr-defined]
+        return trainer
 
     def _loggers(self, config: dict[str, Any]) -> list[Logger] | bool:
         given = config["logger"]
@@ -248,11 +259,6 @@ class IGMCLI(LightningCLI):
         return loggers or False
 
 
-@rank_zero_only
-def _say(line: str) -> None:
-    print(f"igm: {line}", file=sys.stderr)
-
-
 def main(args: list[str] | None = None, *, run: bool = True) -> LightningCLI:
     """Run the command line.
 
@@ -265,9 +271,9 @@ def main(args: list[str] | None = None, *, run: bool = True) -> LightningCLI:
         The command line's object, with ``.model``, ``.datamodule`` and ``.trainer``.
 
     Raises:
-        ValueError: An argument is out of range or does not fit the others.
+        ValueError: The arguments cannot be parsed, are out of range or do not fit each other.
         OSError: A file is missing or cannot be written.
-        SystemExit: The arguments cannot be parsed; the reason is on standard error.
+        SystemExit: The help was asked for, or a signal stopped the run.
 
     Example:
         >>> cli = main(["--config", "molm/digits"], run=False)
@@ -294,13 +300,13 @@ def _command_line(args: list[str] | None, *, run: bool) -> IGMCLI:
         save_config_callback=SaveRunConfig,
         save_config_kwargs={"save_to_log_dir": False},
         parser_class=OneLineParser,
-        parser_kwargs={"parser_mode": "omegaconf+", "prog": "igm"},
+        parser_kwargs={"parser_mode": "omegaconf+", "prog": "igm", "allow_abbrev": False},
         seed_everything_default=0,
         trainer_defaults={
             "use_distributed_sampler": False,
             "num_sanity_val_steps": 0,
             # Never within fit: ImageMetrics scores at its own cadence, in generator steps.
-            "check_val_every_n_epoch": sys.maxsize,
+            "check_val_every_n_epoch": NEVER,
             "enable_autolog_hparams": False,  # SaveRunConfig tells the loggers the whole config.
         },
         auto_configure_optimizers=False,
@@ -341,8 +347,13 @@ def _quieten() -> None:
         ".*exists and is not empty.*",  # A continued run's checkpoints.
     ):
         warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     # Lightning 2.6 calls jsonargparse >= 4.49 by old names; there is no public class to filter by.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return not re.match(r"\W*Tip: .*try installing \[lit(logger|models)\]", str(record.msg))
 
 
 _HELP = """\
@@ -366,23 +377,48 @@ def console() -> None:
     """Entry point of ``igm``: a user's mistake gives one line and a non-zero exit."""
     words = sys.argv[1:]
     try:
-        if words in ([], ["-h"], ["--help"]):
-            print(_HELP)
-        elif words[0] not in COMMANDS and not words[0].startswith("-"):
-            raise ValueError(f"{words[0]!r} is not a command; it must be {', '.join(COMMANDS)}")
-        elif words[0] == "presets" and {"-h", "--help"} & set(words):
-            print("igm presets [WORD ...]: list the presets with all these words in any column")
-        elif words[0] == "presets":
-            print(f"{preset_table(words[1:])}\n\nTheir files, and sweeps: {folder_of_presets()}")
-        elif words[0] == "export":
-            export(words[1:])
-        else:
-            main()
+        try:
+            _run(words)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError as error:
+        # Whoever reads has seen enough, as head does; what is left is not written at exit, either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not _only_tells(words):
+            _fail(error)
     except USER_ERRORS as error:
-        if os.environ.get("IGM_TRACEBACK"):
-            raise
-        print(f"igm: {plain(_said(error))}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _fail(error)
+
+
+def _run(words: list[str]) -> None:
+    if words in ([], ["-h"], ["--help"]):
+        print(_HELP)
+    elif words[0] not in COMMANDS and not words[0].startswith("-"):
+        near = did_you_mean(words[0], COMMANDS)
+        raise NotParsedError(
+            f"{words[0]!r} is not a command; {near}it must be {', '.join(COMMANDS)}"
+        )
+    elif words[0] == "presets" and {"-h", "--help"} & set(words):
+        print("igm presets [WORD ...]: list the presets with all these words in any column")
+    elif words[0] == "presets":
+        print(f"{preset_table(words[1:])}\n\nTheir files, and sweeps: {folder_of_presets()}")
+    elif words[0] == "export":
+        export(words[1:])
+    else:
+        main()
+
+
+def _only_tells(words: list[str]) -> bool:
+    asked = [word for word in words if re.match(r"-h$|--([\w.]+\.)?help\b|--print_config\b", word)]
+    return not words or words[0] == "presets" or bool(asked)
+
+
+def _fail(error: BaseException) -> NoReturn:
+    if os.environ.get("IGM_TRACEBACK"):
+        raise error
+    told = [plain(_said(error)), *getattr(error, "__notes__", [])]
+    print(f"igm: {'; '.join(told)}", file=sys.stderr)
+    raise SystemExit(2 if isinstance(error, NotParsedError) else 1) from None
 
 
 def _said(error: BaseException) -> str:

@@ -2,18 +2,32 @@
 
 import inspect
 import re
-import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from enum import Enum
 from importlib import import_module
 from typing import Any, NoReturn
 
+import lightning.pytorch.callbacks
+import lightning.pytorch.loggers
 import torch
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 import datamodules
 from lightning_igm import callbacks, modules, networks
 from lightning_igm.losses import kernels
 
-__all__ = ["OneLineParser", "is_method", "plain"]
+__all__ = ["NotParsedError", "OneLineParser", "classes_first", "did_you_mean", "is_method", "plain"]
+
+# A default such as Timer's Interval.step is written to the run's config as the word that it is.
+yaml.SafeDumper.add_multi_representer(
+    Enum, lambda dumper, member: dumper.represent_data(member.value)
+)
+
+
+class NotParsedError(ValueError):
+    """A command line that cannot be parsed."""
 
 
 def is_method(candidate: type) -> bool:
@@ -22,7 +36,13 @@ def is_method(candidate: type) -> bool:
     return issubclass(candidate, bases) and not inspect.isabstract(candidate)
 
 
+_LONG_LIST = 15  # Names; of more, the nearest is enough.
 _NULL = " - Expected a <class 'NoneType'>"
+_UNKNOWN_KEY = r"unknown key; (?:did you mean \w+\? ?)?(?:allowed: (?:\w+, )*\w+)?"
+_PROBLEM = (
+    r"Problem with given class_path '(?:\w+\.)*(\w+)': (?!Problem with)(.*?)"
+    r"(?: - (?:Expected|Not) a| Given value|$)"
+)
 _A_PRESET = "--config PRESET gives a model and data, and igm presets lists the presets"
 # Not the bases, nor those that need a closure or sparse gradients.
 _NO_OPTIMIZERS = ("Optimizer", "LBFGS", "SparseAdam")
@@ -46,42 +66,103 @@ _KNOWN_CLASSES = {
     "logger": ["WandbLogger", "TensorBoardLogger", "CSVLogger"],
     "kernel": [name for name in kernels.__all__ if name not in ("Kernel", "Pairs")],
 }
+# They are found by name, too.
+_KNOWN_TO_LIGHTNING = {
+    "callbacks": [n for n in lightning.pytorch.callbacks.__all__ if n != "Callback"],
+    "logger": [n for n in lightning.pytorch.loggers.__all__ if n != "Logger"],
+}
 
 
 class OneLineParser(LightningArgumentParser):
     """Tells an error in one line, with what would be allowed."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the line, and exit."""
-        if unknown := re.search(r"Option '(\S+)' is not accepted$", message):
-            names = sorted({str(a.dest) for a in self._actions if "." not in a.dest})
-            names = [name for name in names if name not in ("help", "print_shtab")]
-            message = f"{unknown[1]}: unknown key; allowed: {', '.join(names)}"
-        elif unknown := re.search(
-            r"(?:[Uu]nrecognized arguments: --|does not accept option ')([\w.]+)", message
+        """Raise it with the line.
+
+        Raises:
+            NotParsedError: Always.
+        """
+        if unknown := re.search(
+            r"(?:[Uu]nrecognized arguments: --|does not accept option '"
+            r"|Option '(?=\S+' is not accepted))([\w.-]+)",
+            message,
         ):
-            message = f"{unknown[1]}: unknown key; allowed: {self._siblings(unknown[1])}"
+            message = self._unknown(unknown[1])
         elif word := re.search(r"[Uu]nrecognized arguments: (\w[\w/]*)", message):
             message = f"{word[1]!r} is not an option; a preset goes by --config {word[1]}"
         elif re.search("arguments are required|is required but not", message):
             message += f"; {_A_PRESET}"
         if not self.exit_on_error:
             super().error(message, ex)
-        print(f"igm: {plain(message)}", file=sys.stderr)
-        raise SystemExit(2)
+        raise NotParsedError(plain(message)) from ex
 
     def format_help(self, *args: Any) -> str:
         """The help, without lists of hundreds of classes such as all of torch's modules."""
         text: str = super().format_help(*args)
         return re.sub(r",\s+known\s+subclasses:[^()]{2000,}\)", ")", text)
 
-    def _siblings(self, key: str) -> str:
-        """The keys beside one that is unknown, of whatever subcommand."""
-        group = key.rpartition(".")[0]
+    def _unknown(self, key: str) -> str:
+        """What to say of an unknown key: the nearest beside it, of whatever subcommand."""
         commands = getattr(self._subcommands_action, "_name_parser_map", {}) or {"": self}
-        keys = {str(a.dest) for parser in commands.values() for a in parser._actions}
-        beside = sorted({k for k in keys if k.rpartition(".")[0] == group} - {"help"})
-        return ", ".join(beside or sorted({k.partition(".")[0] for k in keys} - {"help"}))
+        keys = [str(a.dest).split(".") for parser in commands.values() for a in parser._actions]
+        group = key.split(".")[:-1]
+        while group and not any(known[: len(group)] == group for known in keys):
+            group.pop()
+        at = len(group)
+        beside = {known[at] for known in keys if known[:at] == group and len(known) > at}
+        names = sorted(beside - {"help", "print_shtab"})
+        near = did_you_mean(key.split(".")[at], names)
+        if near and len(names) > _LONG_LIST:
+            return f"{key}: unknown key; {near.strip()}"
+        return f"{key}: unknown key; {near}allowed: {', '.join(names)}"
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """The nearest of the words that are known, as a question before a list of them; or nothing.
+
+    Example:
+        >>> did_you_mean("MolM", ["GAN", "MoLM"])
+        'did you mean MoLM? '
+    """
+    spelled = {name.lower(): name for name in known if word not in known}
+    word = word.rpartition(".")[2].lower()
+    near = get_close_matches(word, spelled)
+    near.sort(key=lambda name: sorted(name) != sorted(word))  # Letters that changed places.
+    return f"did you mean {spelled[near[0]]}? " if near else ""
+
+
+def classes_first(words: Sequence[str]) -> list[str]:
+    """Put what names a class before the options of the class, wherever they stood.
+
+    Args:
+        words: A command line.
+
+    Returns:
+        The command line, options of fewer parts first. With classes that are appended to a list, as
+        by ``--trainer.callbacks+=``, an option is of the last one before it, or else of the first.
+
+    Example:
+        >>> classes_first(["fit", "--model.critic_steps", "2", "--model=MoLM"])
+        ['fit', '--model=MoLM', '--model.critic_steps', '2']
+    """
+    options: list[list[str]] = [[]]
+    for word in words:
+        if word.startswith("--"):
+            options.append([])
+        options[-1].append(word)
+    keys = [re.sub(r"\.init_args\b", "", option[0].partition("=")[0]) for option in options[1:]]
+    appended = {
+        key[:-1] + ".": place for place, key in reversed([*enumerate(keys)]) if key[-1:] == "+"
+    }
+
+    def rank(place: int) -> tuple[int, float]:
+        for name, first in appended.items():
+            if keys[place].startswith(name):
+                return name.count(".") - 1, max(place, first + 0.5)
+        return keys[place].count("."), place
+
+    order = sorted(range(len(keys)), key=rank)
+    return [word for option in [options[0], *(options[1 + i] for i in order)] for word in option]
 
 
 def plain(message: str) -> str:
@@ -91,23 +172,26 @@ def plain(message: str) -> str:
     given = re.split("(?:Given|Got) value:(?: |$)", line)[-1]
     if re.match(r"\[?(\{|Namespace\()", given) and (inner := _innermost(message)):
         return inner
-    reason = re.search(rf"Errors:(?:{_NULL})? - (.*?)(?: - Expected| Given value|$)", line)
+    reason = re.search(rf"Errors:(?:{_NULL})? - (.*?)(?: - Expected| - Not a| Given value|$)", line)
+    if not keys and (problem := re.search(_PROBLEM, line)):
+        return problem[2] if problem[1] in problem[2] else f"{problem[1]}: {problem[2]}"
     if not keys or given == line:
         return reason[1] if reason else line
     name = keys[0]
     # A wrong argument of a class is reported as one of the whole class, which could be null.
-    if nested := re.fullmatch(r"NestedArg\(key='([\w.]+)', val=(.*)\)", given):
+    if nested := re.fullmatch(r"NestedArg\(key='([\w.-]+)', val=(.*)\)", given):
         name, given = f"{name}.{nested[1]}", nested[2].strip("'")
         head, mark, rest = line.partition("Errors:")  # Null comes first or last in them.
         rest = rest.removeprefix(_NULL) if rest.startswith(_NULL) else rest.rpartition(_NULL)[0]
         line = head + mark + rest
-    if unknown := re.search(r": (unknown key; allowed: (?:\w+, )*\w+)", line):
-        return f"{name}: {unknown[1]}"
+    if unknown := re.search(rf": ({_UNKNOWN_KEY})", line):
+        return f"{name}: {unknown[1].strip()}"
     if needed := re.search(r"([\w.]+)': the following arguments are required: (\w+)", line):
         return f"{name}.{needed[2]}: not given; {needed[1].rpartition('.')[2]} needs it"
     kind = name.rpartition(".")[2]
     known = [*_KNOWN_CLASSES.get(kind, []), "package.module.Class"]
-    classes = f"allowed: {', '.join(known[:-1])}{' or ' * (len(known) > 1)}{known[-1]}"
+    near = did_you_mean(given, [*known, *_KNOWN_TO_LIGHTNING.get(kind, [])])
+    classes = f"{near}allowed: {', '.join(known[:-1])}{' or ' * (len(known) > 1)}{known[-1]}"
     if abstract := re.search(r"but (\S+ )?is abstract", line):
         if abstract[1] and abstract[1].strip() != given:
             return f"{keys[0]}: not given; {_A_PRESET}"
@@ -138,7 +222,7 @@ def _innermost(message: str) -> str | None:
         if key := re.match(r'Parser key "([\w.]+)":', text):
             path = [*((at, name) for at, name in path if at < depth), (depth, key[1])]
         where = ".".join(name for _, name in path)
-        if unknown := re.fullmatch(r"([\w.]+): (unknown key; allowed: .*)", text):
+        if unknown := re.fullmatch(r"([\w.]+): (unknown key; .*)", text):
             return f"{where}.{unknown[1]}: {unknown[2]}"
         if needed := re.search(r"(?:arguments are required: |Option ')(\w+)", text):
             return f"{where}.{needed[1]}: not given, and needed"

@@ -143,6 +143,9 @@ class SaveRunConfig(SaveConfigCallback):
     A continued run whose config differs writes ``config-2.yaml`` and so on beside the first.
     """
 
+    path: Path | None = None
+    """The file that this process wrote, or found to be the same."""
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the ranks; a run that does not pass the checks of its set-up leaves no folder."""
         check_same_on_all_ranks(dict(self.config.items()))
@@ -166,6 +169,7 @@ class SaveRunConfig(SaveConfigCallback):
             path = folder / f"config-{number}.yaml"
         with replacing(path) as file:
             file.write(text)
+        self.path = path
         for logger in trainer.loggers:
             log_config(logger, yaml.safe_load(text))
         remember_id(trainer.loggers, folder)

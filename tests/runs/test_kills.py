@@ -90,7 +90,9 @@ def test_sigterm_stops_after_the_batch(straight, calls):
     run = reference.begin("molm", die_in=death)
     assert run.end() == 128 + signal.SIGTERM
     said = [line for line in run.printed().splitlines() if line.startswith("igm: ")]
-    assert said == ["igm: stopped by SIGTERM; continue with --ckpt_path last"]
+    [line] = said
+    assert "was stopped at generator step " in line
+    assert line.endswith(f"--run.dir {reference.folder / 'run'} --ckpt_path last")
     assert "Traceback" not in run.printed()
     saved = outcome(reference.folder / "run")["checkpoints/last.ckpt"]
     # Three generator steps come after two critic steps.

@@ -24,6 +24,10 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def going_on(run):
+    return f"go on with: igm fit --config {run}/config.yaml --run.dir {run} --ckpt_path last"
+
+
 def mistake(words, monkeypatch, capsys, status=1):
     """The one line that a mistake gives."""
     monkeypatch.setattr(sys, "argv", ["igm", *map(str, words)])
@@ -250,7 +254,7 @@ def test_a_full_disk_stops_the_run_with_one_line(tmp_path, monkeypatch, capsys):
     line = mistake(arguments("gan", tmp_path / "run"), monkeypatch, capsys)
     assert line == (
         f"igm: checkpoint: '{path}' cannot be written (No space left on device); "
-        f"last good checkpoint: {path}"
+        f"last good checkpoint: {path}; {going_on(tmp_path / 'run')}"
     )
     assert read(path).content["global_step"] == 4
     assert not list(tmp_path.rglob("*.part"))

@@ -1,0 +1,55 @@
+"""Options of the trainer that would do nothing here, or fail: which one does what is wanted."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["NEVER", "check_trainer_options"]
+
+NEVER = sys.maxsize
+"""Epochs between validations of Lightning's within a run: scores have a cadence of their own."""
+
+_SCORES = "nothing validates within fit, and metrics.every_n_steps sets when scores are made"
+_CLIP = "null; model.gradient_clip limits gradients"
+# Values that are allowed, and what to say of others.
+_ALWAYS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "accumulate_grad_batches": (
+        (1,),
+        "1; losses are of whole batches, and data.batch_size sets how large they are",
+    ),
+    "gradient_clip_val": ((None,), _CLIP),
+    "gradient_clip_algorithm": ((None,), _CLIP),
+    "overfit_batches": (
+        (0, 0.0),
+        "0; a data module of few images overfits, as ImageArrayDataModule",
+    ),
+    "barebones": ((False,), "false; a run keeps its scores and checkpoints"),
+    "model_registry": ((None,), "null; checkpoints are in the run's folder"),
+}
+_WITHOUT_VALIDATION: dict[str, tuple[tuple[Any, ...], str]] = {
+    "val_check_interval": ((None,), f"null; {_SCORES}"),
+    "limit_val_batches": (
+        (None, 0, 0.0, 1.0),
+        f"null; {_SCORES}, metrics.num_samples of how many images",
+    ),
+}
+
+
+def check_trainer_options(options: Mapping[str, Any], *, fits: bool) -> None:
+    """Check that no option is set that would do nothing.
+
+    Args:
+        options: Of the trainer.
+        fits: Whether a model is to be trained.
+
+    Raises:
+        ValueError: One is; says which option does what it seems to.
+    """
+    rules = dict(_ALWAYS)
+    if fits and options["check_val_every_n_epoch"] == NEVER:
+        rules |= _WITHOUT_VALIDATION
+    for name, (allowed, reason) in rules.items():
+        value = options[name]
+        # By type as well: 1.0 is all batches, and 1 is one batch.
+        if (type(value), value) not in [(type(each), each) for each in allowed]:
+            raise ValueError(f"trainer.{name}: {value} is not allowed; it must be {reason}")
