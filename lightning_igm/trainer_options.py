@@ -23,7 +23,6 @@ _ALWAYS: dict[str, tuple[tuple[Any, ...], str]] = {
         (0, 0.0),
         "0; a data module of few images overfits, as ImageArrayDataModule",
     ),
-    "barebones": ((False,), "false; a run keeps its scores and checkpoints"),
     "model_registry": ((None,), "null; checkpoints are in the run's folder"),
 }
 _WITHOUT_VALIDATION: dict[str, tuple[tuple[Any, ...], str]] = {

@@ -16,7 +16,6 @@ REFUSED = {
     "val_check_interval=10": "10 is not allowed; it must be null; .* metrics.every_n_steps ",
     "limit_val_batches=2": "2.* is not allowed; .* metrics.every_n_steps .* metrics.num_samples ",
     "overfit_batches=3": "3 is not allowed; it must be 0; a data module of few images",
-    "barebones=true": "True is not allowed; it must be false; ",
     "model_registry=x": "x is not allowed; it must be null; ",
 }
 
