@@ -39,7 +39,14 @@ from lightning_igm.checkpoints import Saved, check_fits, last_good, read
 from lightning_igm.checks import supported_precision
 from lightning_igm.export import console as export
 from lightning_igm.outcome import say, telling_the_end
-from lightning_igm.parser import NotParsedError, OneLineParser, classes_first, did_you_mean, plain
+from lightning_igm.parser import (
+    NotParsedError,
+    OneLineParser,
+    check_schedules,
+    classes_first,
+    did_you_mean,
+    plain,
+)
 from lightning_igm.presets import folder_of_presets, preset_table, with_config_files
 from lightning_igm.run import (
     CHECKPOINTS,
@@ -114,6 +121,7 @@ class IGMCLI(LightningCLI):
         # Here as well: on a CPU Lightning would quietly make 16-mixed bf16-mixed.
         supported_precision(config.trainer.precision)
         check_trainer_options(config.trainer, fits=self.subcommand == "fit")
+        check_schedules(config.model)
         if self.subcommand == "predict" and config.return_predictions is None:
             config.return_predictions = False  # They are in files.
         self._settle_run_folder(config)
