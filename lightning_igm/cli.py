@@ -58,7 +58,7 @@ from lightning_igm.run import (
     exclusive,
     tensorboard_logger,
 )
-from lightning_igm.trainer_options import NEVER, check_trainer_options
+from lightning_igm.trainer_options import NEVER, check_slurm, check_trainer_options
 from lightning_igm.wandb_runs import finishing, wandb_logger
 
 __all__ = ["IGMCLI", "console", "main"]
@@ -122,6 +122,8 @@ class IGMCLI(LightningCLI):
         supported_precision(config.trainer.precision)
         check_trainer_options(config.trainer, fits=self.subcommand == "fit")
         check_schedules(config.model)
+        if not config.trainer.plugins:
+            check_slurm()
         if self.subcommand == "predict" and config.return_predictions is None:
             config.return_predictions = False  # They are in files.
         self._settle_run_folder(config)
