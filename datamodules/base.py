@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -209,11 +210,16 @@ class InMemoryDataModule(LightningDataModule, ABC):
         return self._ordered(examples)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the position in the training data."""
-        return {"epoch": self.epoch, "batches_trained": self.batches_trained}
+        """Returns the position in the training data, and within an epoch what a batch is."""
+        position = {"epoch": self.epoch, "batches_trained": self.batches_trained}
+        return position | ({"batch_size": self._whole_batch()} if self.batches_trained else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes to a position returned by `state_dict`."""
+        """Goes to a position returned by `state_dict`.
+
+        With batches of another size it is the first batch behind all images trained on, so that no
+        image comes twice in an epoch.
+        """
         for name in ("epoch", "batches_trained"):
             if name not in state_dict:
                 raise ValueError(
@@ -222,6 +228,27 @@ class InMemoryDataModule(LightningDataModule, ABC):
                 )
         self.epoch = state_dict["epoch"]
         self.batches_trained = state_dict["batches_trained"]
+        now = self._whole_batch()
+        then = state_dict.get("batch_size", now)
+        if then != now:
+            self._go_on_with_other_batches(then, now)
+
+    def _go_on_with_other_batches(self, then: int, now: int) -> None:
+        trained = self.batches_trained * then
+        self.batches_trained = -(-trained // now)
+        start = self.batches_trained * now
+        where = f"goes on at image {start} (images left out before it: {start - trained})"
+        if start + now > len(self.train_data):
+            self.epoch, self.batches_trained = self.epoch + 1, 0
+            where = "begins"
+        rank_zero_info(
+            f"data.batch_size: {then} images in the checkpoint, {now} now, of all processes "
+            f"together; epoch {self.epoch} {where}"
+        )
+
+    def _whole_batch(self) -> int:
+        """Returns the size of the batch of all processes together."""
+        return self.batch_size * self._rank_and_world_size()[1]
 
     def _ordered(self, tensor: Tensor, numbers: Tensor | None = None) -> DataLoader[Batch]:
         data = _Examples(tensor, numbers)

@@ -41,7 +41,14 @@ from lightning_igm.checks import supported_precision
 from lightning_igm.export import console as export
 from lightning_igm.modules.monitors import check_callback_path
 from lightning_igm.outcome import say, telling_the_end
-from lightning_igm.parser import NotParsedError, OneLineParser, classes_first, did_you_mean, plain
+from lightning_igm.parser import (
+    NotParsedError,
+    OneLineParser,
+    check_schedules,
+    classes_first,
+    did_you_mean,
+    plain,
+)
 from lightning_igm.presets import folder_of_presets, preset_table, with_config_files
 from lightning_igm.run import (
     CHECKPOINTS,
@@ -53,7 +60,7 @@ from lightning_igm.run import (
     exclusive,
     tensorboard_logger,
 )
-from lightning_igm.trainer_options import NEVER, check_trainer_options
+from lightning_igm.trainer_options import NEVER, check_slurm, check_trainer_options
 from lightning_igm.wandb_runs import finishing, wandb_logger
 
 __all__ = ["IGMCLI", "console", "main"]
@@ -121,6 +128,9 @@ class IGMCLI(LightningCLI):
         if config.trainer.barebones:
             config.trainer.log_every_n_steps = 0  # Lightning refuses that of the presets.
         check_trainer_options(config.trainer, fits=self.subcommand == "fit")
+        check_schedules(config.model)
+        if not config.trainer.plugins:
+            check_slurm()
         if self.subcommand == "predict" and config.return_predictions is None:
             config.return_predictions = False  # They are in files.
         self._settle_run_folder(config)

@@ -17,8 +17,17 @@ from lightning.pytorch.cli import LightningArgumentParser
 import datamodules
 from lightning_igm import callbacks, modules, networks
 from lightning_igm.losses import kernels
+from lightning_igm.modules.settings import UNFIT_SCHEDULES
 
-__all__ = ["NotParsedError", "OneLineParser", "classes_first", "did_you_mean", "is_method", "plain"]
+__all__ = [
+    "NotParsedError",
+    "OneLineParser",
+    "check_schedules",
+    "classes_first",
+    "did_you_mean",
+    "is_method",
+    "plain",
+]
 
 # A default such as Timer's Interval.step is written to the run's config as the word that it is.
 yaml.SafeDumper.add_multi_representer(
@@ -47,7 +56,8 @@ _A_PRESET = "--config PRESET gives a model and data, and igm presets lists the p
 # Not the bases, nor those that need a closure or sparse gradients.
 _NO_OPTIMIZERS = ("Optimizer", "LBFGS", "SparseAdam")
 _OPTIMIZERS = [n for n in torch.optim.__all__ if n[0].isupper() and n not in _NO_OPTIMIZERS]
-_SCHEDULES = [n for n in torch.optim.lr_scheduler.__all__ if n[0].isupper() and n != "LRScheduler"]
+_NO_SCHEDULES = ("LRScheduler", *UNFIT_SCHEDULES)
+_SCHEDULES = [n for n in torch.optim.lr_scheduler.__all__ if n not in _NO_SCHEDULES]
 _BASES = ("ImageDataModule", "InMemoryDataModule")
 _KNOWN_CLASSES = {
     "model": [name for name in modules.__all__ if is_method(getattr(modules, name))],
@@ -165,11 +175,29 @@ def classes_first(words: Sequence[str]) -> list[str]:
     return [word for option in [options[0], *(options[1 + i] for i in order)] for word in option]
 
 
+def check_schedules(model: Any) -> None:
+    """Check that no schedule is configured that cannot be had.
+
+    Args:
+        model: Its class and arguments, as parsed.
+
+    Raises:
+        ValueError: One is.
+    """
+    for name, schedule in vars(model.init_args).items():
+        kind = getattr(schedule, "class_path", "").rpartition(".")[2]
+        if name.endswith("_scheduler") and kind in UNFIT_SCHEDULES:
+            raise ValueError(f"model.{name}: {kind} is not allowed; {UNFIT_SCHEDULES[kind]}")
+
+
 def plain(message: str) -> str:
     """The core of an error message, on one line: the option, its value, what is allowed."""
     line = " ".join(message.split())
     keys = re.findall(r'Parser key "([\w.]+)"', line)
     given = re.split("(?:Given|Got) value:(?: |$)", line)[-1]
+    unfit = re.search(rf"'(?:\w+\.)*({'|'.join(UNFIT_SCHEDULES)})'", f"{line} '{given}'")
+    if unfit and (schedule := re.search(r"(?:\w+\.)*\w+_scheduler\b", line)):
+        return f"{schedule[0]}: {unfit[1]} is not allowed; {UNFIT_SCHEDULES[unfit[1]]}"
     if re.match(r"\[?(\{|Namespace\()", given) and (inner := _innermost(message)):
         return inner
     reason = re.search(rf"Errors:(?:{_NULL})? - (.*?)(?: - Expected| - Not a| Given value|$)", line)

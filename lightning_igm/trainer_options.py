@@ -1,10 +1,13 @@
-"""Options of the trainer that would do nothing here, or fail: which one does what is wanted."""
+"""What Lightning's trainer would not do, or fail at: which option does what is wanted."""
 
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["NEVER", "check_trainer_options"]
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+__all__ = ["NEVER", "check_slurm", "check_trainer_options"]
 
 NEVER = sys.maxsize
 """Epochs between validations of Lightning's within a run: scores have a cadence of their own."""
@@ -52,3 +55,19 @@ def check_trainer_options(options: Mapping[str, Any], *, fits: bool) -> None:
         # By type as well: 1.0 is all batches, and 1 is one batch.
         if (type(value), value) not in [(type(each), each) for each in allowed]:
             raise ValueError(f"trainer.{name}: {value} is not allowed; it must be {reason}")
+
+
+def check_slurm() -> None:
+    """Check that this is all of a SLURM job's processes, or that srun started it as one of them.
+
+    Raises:
+        ValueError: It is one process in an allocation for several.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    started = {"SLURM_PROCID", "SLURM_NTASKS_PER_NODE"} <= set(os.environ)
+    if tasks > 1 and not started and SLURMEnvironment.detect():
+        raise ValueError(
+            f"SLURM_NTASKS: {tasks} is not allowed for one process; it must be 1, by sbatch "
+            "--ntasks=1 or SLURM_JOB_NAME=interactive before the command; or for N processes, "
+            "sbatch --ntasks-per-node=N, srun before the command and --trainer.devices N after it"
+        )

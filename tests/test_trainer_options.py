@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_igm.cli import main
-from lightning_igm.trainer_options import check_trainer_options
+from lightning_igm.trainer_options import check_slurm, check_trainer_options
 
 SMALL = [
     *("--config=gan/digits", "--trainer.accelerator=cpu", "--metrics.every_n_steps=null"),
@@ -49,3 +49,33 @@ def test_defaults_and_other_commands_pass():
     for no_validation in (0, 0.0, 1.0, None):
         check_trainer_options({**options, "limit_val_batches": no_validation}, fits=True)
     check_trainer_options({**options, "limit_val_batches": 2}, fits=False)
+
+
+SLURM = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train"}
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"SLURM_PROCID": "0"}, {"SLURM_NTASKS_PER_NODE": "4"}], ids=str
+)
+def test_one_process_in_an_allocation_for_several_is_told_what_to_do(more, tmp_path, monkeypatch):
+    for name, value in {**SLURM, "SLURM_NTASKS": "4", **more}.items():
+        monkeypatch.setenv(name, value)
+    words = ["fit", *SMALL, f"--run.dir={tmp_path / 'run'}"]
+    with pytest.raises(ValueError, match=r"^SLURM_NTASKS: 4 is not allowed .* srun before the"):
+        main(words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"SLURM_NTASKS": "1"},
+        {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "interactive"},
+        {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4", "SLURM_PROCID": "2"},
+    ],
+    ids=["one task", "interactive", "started by srun"],
+)
+def test_what_slurm_started_whole_passes(more, monkeypatch):
+    for name, value in {**SLURM, **more}.items():
+        monkeypatch.setenv(name, value)
+    check_slurm()

@@ -24,6 +24,7 @@ from lightning_igm.modules.settings import (
     apply_changes,
     check_classes,
     made_optimizer,
+    made_schedule,
     settings_of,
     warn_of_rising_rates,
 )
@@ -346,8 +347,12 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         ]
         # Before the schedules: one that warms up changes the rate as it is made.
         self._settings = [settings_of(optimizer) for optimizer in optimizers]
-        pairs = zip(self._optimizers.values(), optimizers, strict=True)
-        schedulers = [make(optimizer) for (_, make), optimizer in pairs if make is not None]
+        made = zip(players, optimizers, strict=True)
+        schedulers = [
+            made_schedule(player, make, optimizer)
+            for (player, (_, make)), optimizer in made
+            if make is not None
+        ]
         self._settings += [settings_of(scheduler) for scheduler in schedulers]
         return optimizers, schedulers
 

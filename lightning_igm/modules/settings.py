@@ -4,17 +4,28 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.optim import LBFGS, Optimizer, SparseAdam
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
 from lightning_igm.modules.support import is_plain
 
 __all__ = [
+    "UNFIT_SCHEDULES",
     "apply_changes",
     "check_classes",
     "made_optimizer",
+    "made_schedule",
     "settings_of",
     "warn_of_rising_rates",
 ]
+
+UNFIT_SCHEDULES = {
+    "ReduceLROnPlateau": (
+        "it must step without a score; --trainer.callbacks+=KIDLearningRate lowers rates by one"
+    ),
+    "SequentialLR": "it must be made of plain values; a class of your own can join several",
+    "ChainedScheduler": "it must be made of plain values; a class of your own can join several",
+}
+"""Schedules of torch's that cannot be had, and why."""
 
 # How far an optimizer or schedule is, not how it is configured.
 _PROGRESS = ("params", "initial_lr", "last_epoch", "base_lrs")
@@ -39,6 +50,24 @@ def made_optimizer(player: str, make: Any, parameters: Any) -> Optimizer:
             "gradients alone, without a closure"
         )
     return optimizer
+
+
+def made_schedule(player: str, make: Any, optimizer: Optimizer) -> Any:
+    """Make a player's learning-rate schedule.
+
+    Raises:
+        ValueError: Its arguments are out of range, or it does not step by itself.
+    """
+    name = f"{player}_scheduler"
+    try:
+        schedule = make(optimizer)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise ValueError(
+            f"{name}: ReduceLROnPlateau is not allowed; {UNFIT_SCHEDULES['ReduceLROnPlateau']}"
+        )
+    return schedule
 
 
 def settings_of(configured: Any) -> dict[str, Any]:
