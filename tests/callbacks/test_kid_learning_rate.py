@@ -424,6 +424,7 @@ def test_another_number_of_samples_on_resume_empties_the_memory(tmp_path):
 
 def mistake(folder, monkeypatch, capsys, *more):
     """The one line of a mistake at the command line, which leaves nothing behind."""
+    capsys.readouterr()  # What runs before said.
     monkeypatch.setattr(sys, "argv", ["igm", *SMALL, f"--run.dir={folder / 'run'}", *more])
     with pytest.raises(SystemExit):
         console()

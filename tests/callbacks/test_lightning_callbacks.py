@@ -59,6 +59,7 @@ def steps(run, column):
 
 
 def mistake(words, monkeypatch, capsys):
+    capsys.readouterr()  # What runs before said.
     monkeypatch.setattr(sys, "argv", ["igm", *words])
     with pytest.raises(SystemExit) as stop:
         console()

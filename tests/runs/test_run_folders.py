@@ -30,6 +30,7 @@ def going_on(run):
 
 def mistake(words, monkeypatch, capsys, status=1):
     """The one line that a mistake gives."""
+    capsys.readouterr()  # What runs before said.
     monkeypatch.setattr(sys, "argv", ["igm", *map(str, words)])
     with pytest.raises(SystemExit) as stop:
         console()
