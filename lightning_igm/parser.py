@@ -161,14 +161,16 @@ def classes_first(words: Sequence[str]) -> list[str]:
             options.append([])
         options[-1].append(word)
     keys = [re.sub(r"\.init_args\b", "", option[0].partition("=")[0]) for option in options[1:]]
-    appended = {
-        key[:-1] + ".": place for place, key in reversed([*enumerate(keys)]) if key[-1:] == "+"
+    lists = {key[:-1] for key in keys if key[-1:] == "+"}
+    first = {
+        name: min(place for place, key in enumerate(keys) if key in (name, f"{name}+"))
+        for name in lists
     }
 
     def rank(place: int) -> tuple[int, float]:
-        for name, first in appended.items():
-            if keys[place].startswith(name):
-                return name.count(".") - 1, max(place, first + 0.5)
+        for name in lists:
+            if keys[place].startswith(f"{name}."):
+                return name.count("."), max(place, first[name] + 0.5)
         return keys[place].count("."), place
 
     order = sorted(range(len(keys)), key=rank)

@@ -97,6 +97,8 @@ def test_weights_alone_are_loaded_and_not_gone_on_from(checkpoint, tmp_path):
     path = tmp_path / "weights.ckpt"
     extra = ("callbacks", "optimizer_states", "lr_schedulers", "exact_resume")
     torch.save({key: value for key, value in checkpoint.items() if key not in extra}, path)
-    assert load(path).sample(2).shape == (2, 3, 16, 16)
+    assert load(path, weights="raw").sample(2).shape == (2, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"path: .* holds weights only, and not the average"):
+        load(path)
     with pytest.raises(ValueError, match=r"ckpt_path: .* holds weights only"):
         main(["fit", *SMALL, f"--run.dir={tmp_path / 'run'}", f"--ckpt_path={path}"])

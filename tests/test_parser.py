@@ -113,6 +113,12 @@ def test_options_of_appended_classes_stay_with_their_own():
     assert classes_first(["fit", *words]) == ["fit", *words[:4], words[5], words[4]]
 
 
+def test_options_stay_with_the_class_before_them():
+    words = ["--trainer.callbacks=A", "--trainer.callbacks.x=1", "--trainer.callbacks+=B"]
+    words += ["--trainer.callbacks.y=2"]
+    assert classes_first(["fit", *words]) == ["fit", *words]
+
+
 def test_a_default_that_is_an_enum_is_written_as_its_word(tmp_path):
     run = tmp_path / "run"
     words = ["fit", *SMALL, "--trainer.max_steps=1", f"--run.dir={run}"]
@@ -124,8 +130,7 @@ def test_a_default_that_is_an_enum_is_written_as_its_word(tmp_path):
 
 
 LACKING = [
-    *(f"--trainer.callbacks+={name}" for name in ("EarlyStopping", "ModelPruning")),
-    *("--trainer.callbacks=OnExceptionCheckpoint", "--trainer.callbacks=ThroughputMonitor"),
+    *("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks=ThroughputMonitor"),
     *("--trainer.logger=CSVLogger", "--trainer.logger+=TensorBoardLogger"),
 ]
 
