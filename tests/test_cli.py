@@ -28,6 +28,7 @@ def files(folder: Path) -> set[str]:
 
 def mistake(arguments, monkeypatch, capsys) -> str:
     """The one line that a mistake gives."""
+    capsys.readouterr()  # What runs before it said.
     monkeypatch.setattr(sys, "argv", ["igm", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
         console()
