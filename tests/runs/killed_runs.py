@@ -187,7 +187,7 @@ def differences(first, second, where=""):
 
 
 def table(printed):
-    """The table of scores at the end of a run."""
-    lines = printed.splitlines()
-    first = max(number for number, line in enumerate(lines) if line.split()[:2] == ["step", "fid"])
-    return lines[first : lines.index("", first)]
+    """The table of scores at the end of a run; nothing of a run that was finished already."""
+    lines = [line for line in printed.splitlines() if not line.startswith("igm: ")]
+    heads = [number for number, line in enumerate(lines) if line.split()[:2] == ["step", "fid"]]
+    return lines[heads[-1] : lines.index("", heads[-1])] if heads else []
