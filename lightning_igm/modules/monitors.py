@@ -103,7 +103,8 @@ def tell_monitors(trainer: Trainer, module: LightningModule) -> None:
         )
         if made and callback.monitor in trainer.callback_metrics:
             callback.on_validation_end(trainer, module)
-            if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            # A resumed run still has the message of the stop before.
+            if isinstance(callback, EarlyStopping) and trainer.should_stop:
                 rank_zero_info(callback.stopping_reason_message)
 
 
