@@ -6,7 +6,7 @@ from typing import Any
 import griffe
 
 ROLE = re.compile(r":(?:class|func|meth|attr|mod|data):`(~?)([\w.]+)`")
-OWN = ("lightning_igm.", "datamodules.")
+OWN = ("lightning_igm.",)
 
 
 class PlainRoles(griffe.Extension):

@@ -11,7 +11,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("lightning_igm", "datamodules")
+PACKAGES = {"lightning_igm": "lightning_igm", "datamodules": "lightning_igm.data"}
 COPIES = {
     "index.md": "README.md",
     "contributing.md": "CONTRIBUTING.md",
@@ -22,9 +22,9 @@ COPIES = {
 def modules() -> list[str]:
     """Names of all public modules that document something."""
     names = []
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
+    for folder, package in PACKAGES.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = [package, *path.relative_to(ROOT / folder).with_suffix("").parts]
             if any(part.startswith("_") and part != "__init__" for part in parts):
                 continue
             tree = ast.parse(path.read_text())

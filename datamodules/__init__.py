@@ -1,19 +1,19 @@
 """Data sets as LightningDataModules."""
 
-from datamodules.base import InMemoryDataModule
-from datamodules.celeba import CelebADataModule
-from datamodules.cifar10 import CIFAR10DataModule
-from datamodules.color import colorize, colorize_float
-from datamodules.color_mnist import ColorMNISTDataModule
-from datamodules.digits import DigitsDataModule
-from datamodules.gaussian import GaussianDataModule
-from datamodules.image_array import ImageArrayDataModule
-from datamodules.image_folder import ImageFolderDataModule
-from datamodules.imagenet64 import ImageNet64DataModule
-from datamodules.images import ImageDataModule
-from datamodules.mnist import MNISTDataModule
-from datamodules.ring import RingDataModule
-from datamodules.stacked_mnist import StackedMNISTDataModule
+from lightning_igm.data.base import InMemoryDataModule
+from lightning_igm.data.celeba import CelebADataModule
+from lightning_igm.data.cifar10 import CIFAR10DataModule
+from lightning_igm.data.color import colorize, colorize_float
+from lightning_igm.data.color_mnist import ColorMNISTDataModule
+from lightning_igm.data.digits import DigitsDataModule
+from lightning_igm.data.gaussian import GaussianDataModule
+from lightning_igm.data.image_array import ImageArrayDataModule
+from lightning_igm.data.image_folder import ImageFolderDataModule
+from lightning_igm.data.imagenet64 import ImageNet64DataModule
+from lightning_igm.data.images import ImageDataModule
+from lightning_igm.data.mnist import MNISTDataModule
+from lightning_igm.data.ring import RingDataModule
+from lightning_igm.data.stacked_mnist import StackedMNISTDataModule
 
 __all__ = [
     "CIFAR10DataModule",

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.sampler import OrderedShare, ShuffledBatches, pass_numbers
+from lightning_igm.data.sampler import OrderedShare, ShuffledBatches, pass_numbers
 
 Index = int | Tensor | tuple[Tensor, Tensor]
 Batch = Tensor | tuple[Tensor, Tensor]

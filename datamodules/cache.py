@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.decode import without_pillows_limit
+from lightning_igm.data.decode import without_pillows_limit
 
 Image = npt.NDArray[np.uint8]
 Item = TypeVar("Item")

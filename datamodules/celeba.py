@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.cache import cache_path, load_array, prepare
-from datamodules.decode import centre_crop, open_image, pixels
-from datamodules.images import ImageDataModule
+from lightning_igm.data.cache import cache_path, load_array, prepare
+from lightning_igm.data.decode import centre_crop, open_image, pixels
+from lightning_igm.data.images import ImageDataModule
 
 _ORIGINAL = (178, 218)  # width, height
 _CROP = (15, 40, 163, 188)  # left, top, right, bottom

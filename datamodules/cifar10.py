@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from datamodules.image_array import read_array, read_images
-from datamodules.images import ImageDataModule
-from datamodules.pickles import read_pickle
+from lightning_igm.data.image_array import read_array, read_images
+from lightning_igm.data.images import ImageDataModule
+from lightning_igm.data.pickles import read_pickle
 
 _PART = 10_000  # Images of each original file.
 _COUNTS = {"train": 5 * _PART, "test": _PART}

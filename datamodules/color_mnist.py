@@ -6,18 +6,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from datamodules.color import check_noise, colorize
-from datamodules.images import ImageDataModule
-from datamodules.mnist import check_size, load_mnist, prepare_mnist
-from datamodules.sampler import stream_seed
+from lightning_igm.data.color import check_noise, colorize
+from lightning_igm.data.images import ImageDataModule
+from lightning_igm.data.mnist import check_size, load_mnist, prepare_mnist
+from lightning_igm.data.sampler import stream_seed
 
 
 class ColorMNISTDataModule(ImageDataModule):
     """MNIST in random colours: one fixed draw of colour and noise for each digit.
 
     The data set of the Method of Learned Moments (Ravuri et al., 2018, https://arxiv.org/abs/1806.11006);
-    the recipe is `datamodules.color.colorize_float`. The 60,000 training images and the 10,000 test
-    images come from different random draws of the same seed.
+    the recipe is `lightning_igm.data.color.colorize_float`. The 60,000 training images and the
+    10,000 test images come from different random draws of the same seed.
 
     Args:
         root: Folder that holds, or will hold, ``MNIST/raw/*-ubyte`` (or ``*-ubyte.gz``).

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.color import check_noise, colorize
-from datamodules.images import ImageDataModule
-from datamodules.sampler import stream_seed
+from lightning_igm.data.color import check_noise, colorize
+from lightning_igm.data.images import ImageDataModule
+from lightning_igm.data.sampler import stream_seed
 
 
 class DigitsDataModule(ImageDataModule):
@@ -21,7 +21,7 @@ class DigitsDataModule(ImageDataModule):
     Args:
         batch_size: Images per batch and process.
         size: Height and width in pixels, at least 8.
-        noise: Standard deviation of the noise; see `datamodules.color.colorize_float`.
+        noise: Standard deviation of the noise; see `lightning_igm.data.color.colorize_float`.
         seed: Seed of the colours, the noise and the training order.
         value_range: Range of the float images.
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from datamodules.base import InMemoryDataModule
-from datamodules.sampler import stream_seed
+from lightning_igm.data.base import InMemoryDataModule
+from lightning_igm.data.sampler import stream_seed
 
 
 class GaussianDataModule(InMemoryDataModule):

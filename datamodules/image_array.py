@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from datamodules.images import ImageDataModule
+from lightning_igm.data.images import ImageDataModule
 
 
 class ImageArrayDataModule(ImageDataModule):

@@ -12,10 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.cache import Image, cache_path, load_array, load_skipped, prepare
-from datamodules.decode import MAX_PIXELS, centre_crop, open_image, pixels, resize_shorter_side
-from datamodules.images import ImageDataModule
-from datamodules.listing import EXTENSIONS, endings, find_images, tell_of
+from lightning_igm.data.cache import Image, cache_path, load_array, load_skipped, prepare
+from lightning_igm.data.decode import (
+    MAX_PIXELS,
+    centre_crop,
+    open_image,
+    pixels,
+    resize_shorter_side,
+)
+from lightning_igm.data.images import ImageDataModule
+from lightning_igm.data.listing import EXTENSIONS, endings, find_images, tell_of
 
 OnError = Literal["raise", "skip"]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.cache import (
+from lightning_igm.data.cache import (
     Image,
     cache_path,
     load_about,
@@ -25,11 +25,11 @@ from datamodules.cache import (
     prepare,
     write_array,
 )
-from datamodules.decode import centre_crop, open_image, pixels, resize_shorter_side
-from datamodules.image_folder import OnError, check_on_error, check_same_classes
-from datamodules.images import ImageDataModule
-from datamodules.listing import find_classes, find_images, tell_of
-from datamodules.pickles import read_pickle
+from lightning_igm.data.decode import centre_crop, open_image, pixels, resize_shorter_side
+from lightning_igm.data.image_folder import OnError, check_on_error, check_same_classes
+from lightning_igm.data.images import ImageDataModule
+from lightning_igm.data.listing import find_classes, find_images, tell_of
+from lightning_igm.data.pickles import read_pickle
 
 Resize = Literal["tf1", "antialias"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.base import InMemoryDataModule
+from lightning_igm.data.base import InMemoryDataModule
 
 VALUE_RANGES = ((0.0, 1.0), (-1.0, 1.0))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.images import ImageDataModule
+from lightning_igm.data.images import ImageDataModule
 
 Digits = tuple[Tensor, Tensor]
 

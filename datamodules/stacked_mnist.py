@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datamodules.images import ImageDataModule
-from datamodules.mnist import check_size, load_mnist, pooled, prepare_mnist
-from datamodules.sampler import stream_seed
+from lightning_igm.data.images import ImageDataModule
+from lightning_igm.data.mnist import check_size, load_mnist, pooled, prepare_mnist
+from lightning_igm.data.sampler import stream_seed
 
 _TRAIN, _TEST = 128_000, 26_000
 

@@ -46,6 +46,7 @@ from lightning_igm.parser import (
     OneLineParser,
     check_schedules,
     classes_first,
+    current_paths,
     did_you_mean,
     plain,
 )
@@ -113,7 +114,7 @@ class IGMCLI(LightningCLI):
         files: list[Path] = []
         if isinstance(words, list):
             words, files = with_config_files(words)
-            words = classes_first(words)
+            words = classes_first([current_paths(word) for word in words])
         self._preset = files[0] if files else None
         super().parse_arguments(parser, words)
 

@@ -17,7 +17,7 @@ from lightning_igm.run import CHECKPOINTS
 
 __all__ = ["load"]
 
-_KNOWN = ("lightning_igm", "datamodules", "lightning", "torch", "torchvision")
+_KNOWN = ("lightning_igm", "lightning", "torch", "torchvision")
 
 
 def load(

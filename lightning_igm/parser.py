@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from enum import Enum
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch.callbacks
 import lightning.pytorch.loggers
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-import datamodules
-from lightning_igm import callbacks, modules, networks
+from lightning_igm import callbacks, data, modules, networks
 from lightning_igm.losses import kernels
 from lightning_igm.modules.settings import UNFIT_SCHEDULES
 
@@ -24,6 +25,7 @@ __all__ = [
     "OneLineParser",
     "check_schedules",
     "classes_first",
+    "current_paths",
     "did_you_mean",
     "is_method",
     "plain",
@@ -61,9 +63,7 @@ _SCHEDULES = [n for n in torch.optim.lr_scheduler.__all__ if n not in _NO_SCHEDU
 _BASES = ("ImageDataModule", "InMemoryDataModule")
 _KNOWN_CLASSES = {
     "model": [name for name in modules.__all__ if is_method(getattr(modules, name))],
-    "data": [
-        name for name in datamodules.__all__ if name.endswith("DataModule") and name not in _BASES
-    ],
+    "data": [name for name in data.__all__ if name.endswith("DataModule") and name not in _BASES],
     "generator": [name for name in networks.__all__ if name.endswith("Generator")],
     "critic": [name for name in networks.__all__ if name.endswith("Critic")],
     "decoder": [name for name in networks.__all__ if name.endswith("Generator")],
@@ -83,8 +83,45 @@ _KNOWN_TO_LIGHTNING = {
 }
 
 
+def current_paths(text: str) -> str:
+    """Class paths of data modules in a config, or an option, of before they moved.
+
+    Args:
+        text: What may name ``datamodules.X``.
+
+    Returns:
+        The text with ``lightning_igm.data.X``, unless a folder ``datamodules`` of the user's own
+        has such a class.
+
+    Example:
+        >>> current_paths("--data=datamodules.digits.DigitsDataModule")
+        '--data=lightning_igm.data.digits.DigitsDataModule'
+    """
+    return re.sub(r"(?<![\w./])datamodules((?:\.\w+)+)", _moved, text)
+
+
+def _moved(path: re.Match[str]) -> str:
+    new = f"lightning_igm.data{path[1]}"
+    ours, found = _file_of(new), _file_of(path[0])
+    return new if ours and found in (None, ours) else path[0]
+
+
+def _file_of(path: str) -> Path | None:
+    """The file that defines a class, links followed; none if there is no such class."""
+    module, _, name = path.rpartition(".")
+    try:
+        return Path(inspect.getfile(getattr(import_module(module), name))).resolve()
+    except (ImportError, AttributeError, TypeError):
+        return None
+
+
 class OneLineParser(LightningArgumentParser):
     """Tells an error in one line, with what would be allowed."""
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a config, which may be of an older version."""
+        parsed: Namespace = super().parse_string(current_paths(content), *args, **kwargs)
+        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise it with the line.

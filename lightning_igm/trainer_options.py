@@ -1,16 +1,23 @@
 """What Lightning's trainer would not do, or fail at: which option does what is wanted."""
 
+import inspect
 import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Trainer
 
 __all__ = ["NEVER", "check_slurm", "check_trainer_options"]
 
 NEVER = sys.maxsize
 """Epochs between validations of Lightning's within a run: scores have a cadence of their own."""
+
+# Typing keeps one union of the same types, in the order of whoever made it first, and of float and
+# int the parser takes the first: one batch (1) would be all of them (1.0).
+for _limit in ("limit_train_batches", "limit_test_batches", "limit_predict_batches"):
+    inspect.unwrap(Trainer.__init__).__annotations__[_limit] = int | float | None
 
 _SCORES = "nothing validates within fit, and metrics.every_n_steps sets when scores are made"
 _CLIP = "null; model.gradient_clip limits gradients"

@@ -16,12 +16,13 @@ from lightning_igm.presets import find_config, presets, with_config_files
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
-CODE = {
+SOURCES = {
     path.relative_to(ROOT).as_posix()
     for package in ("lightning_igm", "datamodules")
     for path in (ROOT / package).rglob("*")
     if path.suffix in (".py", ".pt", ".typed")
 }
+CODE = {re.sub("^datamodules/", "lightning_igm/data/", path) for path in SOURCES}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def built(tmp_path_factory):
     pytest.importorskip("setuptools", "77")
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
     for name in ("configs", "datamodules", "lightning_igm"):
-        ignored = shutil.ignore_patterns("__pycache__")
+        ignored = shutil.ignore_patterns("__pycache__", "data")  # The link.
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -56,7 +57,7 @@ def test_sdist_has_all_that_builds_it_again(built):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert names >= CODE | CONFIGS | {"pyproject.toml", "README.md", "LICENSE"}
+    assert names >= SOURCES | CONFIGS | {"pyproject.toml", "README.md", "LICENSE"}
 
 
 def test_presets_are_found_in_what_is_installed(built, tmp_path):

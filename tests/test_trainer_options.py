@@ -51,6 +51,13 @@ def test_defaults_and_other_commands_pass():
     check_trainer_options({**options, "limit_val_batches": 2}, fits=False)
 
 
+@pytest.mark.parametrize("which", ["train", "test", "predict"])
+@pytest.mark.parametrize("limit", ["1", "1.0", "2", "0.5"])
+def test_a_limit_is_a_number_of_batches_or_a_share_as_written(which, limit):
+    config = main([*SMALL, f"--trainer.limit_{which}_batches={limit}"], run=False).config.trainer
+    assert str(config[f"limit_{which}_batches"]) == limit
+
+
 SLURM = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train"}
 
 

@@ -181,7 +181,7 @@ class ModeReference:
         bandwidths: Of the MMD.
 
     Example:
-        >>> from datamodules import RingDataModule
+        >>> from lightning_igm.data import RingDataModule
         >>> ring = RingDataModule(dim=3, test_count=1000)
         >>> ring.setup()
         >>> reference = ModeReference(ring.test_data, ring.centres, ring.unrotated)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules import CIFAR10DataModule
+from lightning_igm.data import CIFAR10DataModule
 from lightning_igm.metrics.cifar10_classifier import CIFAR10Classifier
 
 SEED = 0
@@ -30,7 +30,7 @@ def train(
     """Train on the training images, mirrored and shifted; write the weights.
 
     Args:
-        root: Folder of the data set; see :class:`datamodules.CIFAR10DataModule`.
+        root: Folder of the data set; see :class:`lightning_igm.data.CIFAR10DataModule`.
         output: File of the weights.
         epochs: Passes over the training images.
         batch_size: Images per batch.

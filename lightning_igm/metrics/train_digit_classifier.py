@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.color import colorize_float
-from datamodules.mnist import load_mnist
+from lightning_igm.data.color import colorize_float
+from lightning_igm.data.mnist import load_mnist
 from lightning_igm.metrics.digit_classifier import WEIGHTS, DigitClassifier
 
 FOLDER = Path(__file__).parent

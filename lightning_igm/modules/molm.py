@@ -213,7 +213,7 @@ class MoLM(AdversarialModule):
         if not hasattr(data, "ordered_train_dataloader"):
             raise ValueError(
                 f"data: {type(data).__name__} has no ordered_train_dataloader(), which must give "
-                "every training image once, in order; subclass datamodules.ImageDataModule"
+                "every training image once, in order; subclass lightning_igm.data.ImageDataModule"
             )
         return data
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules import RingDataModule
+from lightning_igm.data import RingDataModule
 from lightning_igm.files import replacing
 from lightning_igm.metrics.modes import ModeReference
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.sampler import epoch_order, stream_seed
+from lightning_igm.data.sampler import epoch_order, stream_seed
 from lightning_igm.studies._ring_cells import Cell
 from lightning_igm.studies._ring_losses import (
     Grams,

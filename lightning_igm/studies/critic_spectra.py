@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datamodules import RingDataModule
+from lightning_igm.data import RingDataModule
 from lightning_igm.losses.jacobians import features_and_squared_jacobian_norms
 from lightning_igm.losses.kernels import Gaussian
 from lightning_igm.losses.mmd import mmd2

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import CIFAR10, MNIST
 from torchvision.transforms import v2
 
-from datamodules import CIFAR10DataModule, ColorMNISTDataModule, StackedMNISTDataModule
-from datamodules.color import colorize_float
+from lightning_igm.data import CIFAR10DataModule, ColorMNISTDataModule, StackedMNISTDataModule
+from lightning_igm.data.color import colorize_float
 
 pytestmark = pytest.mark.slow
 BATCH = 200

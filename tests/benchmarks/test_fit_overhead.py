@@ -15,8 +15,8 @@ from bare_loop import fit_beside_bare_loop
 from timing import report
 
 import lightning_igm
-from datamodules import CIFAR10DataModule
 from lightning_igm import ImplicitGenerativeModule
+from lightning_igm.data import CIFAR10DataModule
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 CONFIGS = Path(__file__).parents[2] / "configs"

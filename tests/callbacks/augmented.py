@@ -3,7 +3,7 @@
 import torch
 from tiny_gan import TinyGAN
 
-from datamodules import ImageDataModule
+from lightning_igm.data import ImageDataModule
 
 
 class CutImages(ImageDataModule):

@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 from tiny_gan import TinyGAN, TinyImages, assert_same_training, fitted_state, tiny_trainer
 
-from datamodules import RingDataModule
 from lightning_igm import GAN
 from lightning_igm.callbacks.ema import GeneratorEMA
 from lightning_igm.callbacks.films import Films, between, write_film
 from lightning_igm.callbacks.sample_grid import SampleGrid
+from lightning_igm.data import RingDataModule
 from lightning_igm.networks import MLPCritic, MLPGenerator
 
 

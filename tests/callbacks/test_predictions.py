@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.image_array import read_images
 from lightning_igm.callbacks import PredictionWriter
 from lightning_igm.cli import main
+from lightning_igm.data.image_array import read_images
 from lightning_igm.metrics.images import to_uint8
 
 GAN = ["--config", "configs/gan/digits.yaml", "--trainer.enable_progress_bar=false"]

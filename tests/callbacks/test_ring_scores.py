@@ -10,8 +10,8 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from tiny_gan import fitted_state, tiny_trainer
 
-from datamodules import GaussianDataModule, RingDataModule
 from lightning_igm.callbacks import GeneratorEMA, RingScores, SampleGrid
+from lightning_igm.data import GaussianDataModule, RingDataModule
 from lightning_igm.metrics.modes import ModeReference
 from lightning_igm.metrics.points import BLUE, ORANGE, plane, scatter, surroundings
 from lightning_igm.modules import GAN

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import cache
-from datamodules.cache import (
+from lightning_igm.data import cache
+from lightning_igm.data.cache import (
     cache_path,
     load_about,
     load_array,
@@ -106,7 +106,7 @@ def start(path):
 import sys
 from pathlib import Path
 import numpy as np
-from datamodules.cache import prepare
+from lightning_igm.data.cache import prepare
 
 def decode(item):
     if item == 7:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from datamodules import CelebADataModule
-from datamodules.sampler import pass_numbers
+from lightning_igm.data import CelebADataModule
+from lightning_igm.data.sampler import pass_numbers
 
 # Of the 14 images, 000003 and 000008 are of the validation part; 000004 and 000014 are tests.
 SPLITS = {f"{i:06d}.jpg": {3: 1, 8: 1, 4: 2, 14: 2}.get(i, 0) for i in range(1, 15)}

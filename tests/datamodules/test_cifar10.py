@@ -12,7 +12,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from datamodules import CIFAR10DataModule
+from lightning_igm.data import CIFAR10DataModule
 
 ORIGINALS = "cifar-10-batches-py"
 NAMES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
@@ -139,7 +139,7 @@ def test_pooled(root, content):
 
 MEASURE = """
 import gc, re, sys
-from datamodules import CIFAR10DataModule
+from lightning_igm.data import CIFAR10DataModule
 
 def memory(key):
     return 1024 * int(re.search(rf"{key}:\\s+(\\d+)", open("/proc/self/status").read())[1])

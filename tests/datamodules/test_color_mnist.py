@@ -6,8 +6,8 @@ import torch
 from mnist_files import random_digits, write_mnist
 from torchvision.datasets import MNIST
 
-from datamodules import mnist
-from datamodules.color_mnist import ColorMNISTDataModule
+from lightning_igm.data import mnist
+from lightning_igm.data.color_mnist import ColorMNISTDataModule
 
 
 def files(folder, monkeypatch, images):

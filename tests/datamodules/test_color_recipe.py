@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from datamodules import colorize, colorize_float
+from lightning_igm.data import colorize, colorize_float
 
 
 def phi(x):

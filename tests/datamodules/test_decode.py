@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.decode import (
+from lightning_igm.data.decode import (
     centre_crop,
     open_image,
     pixels,
@@ -291,7 +291,7 @@ def test_decoder_that_raises_something_else(monkeypatch):
     def fail(*args, **kwargs):
         raise struct.error("unpack requires\na buffer")
 
-    monkeypatch.setattr("datamodules.decode.ImageOps.exif_transpose", fail)
+    monkeypatch.setattr("lightning_igm.data.decode.ImageOps.exif_transpose", fail)
     with pytest.raises(ValueError, match=r"cannot be decoded \(unpack requires a buffer\)"):
         open_image(saved(COLOUR))
 

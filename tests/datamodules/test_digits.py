@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from datamodules import DigitsDataModule
+from lightning_igm.data import DigitsDataModule
 
 
 def ready(**kwargs):

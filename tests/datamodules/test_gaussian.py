@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.gaussian import GaussianDataModule
-from datamodules.sampler import stream_seed
 from lightning_igm.cli import main
+from lightning_igm.data.gaussian import GaussianDataModule
+from lightning_igm.data.sampler import stream_seed
 
 
 def ready(**kwargs):
@@ -98,7 +98,7 @@ def test_bad_arguments(arguments, message):
 
 def test_from_the_command_line(tmp_path, capsys):
     preset = Path(__file__).parents[2] / "configs/gan/digits.yaml"
-    words = ["--config", str(preset), "--data=datamodules.gaussian.GaussianDataModule"]
+    words = ["--config", str(preset), "--data=lightning_igm.data.gaussian.GaussianDataModule"]
     quiet = ["--trainer.enable_progress_bar=false", f"--run.dir={tmp_path / 'run'}"]
     assert main([*words, *quiet], run=False).datamodule.mean.tolist() == [2, 2]
     words += ["--data.mean=[0,0]", "--data.covariance=[[.25,.25],[.25,1]]", "--data.count=1000"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import ImageArrayDataModule
+from lightning_igm.data import ImageArrayDataModule
 
 RNG = np.random.default_rng(0)
 CHANNELS_FIRST = RNG.integers(256, size=(12, 3, 6, 5), dtype=np.uint8)

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from datamodules import ImageDataModule
+from lightning_igm.data import ImageDataModule
 
 
 class Numbered(ImageDataModule):

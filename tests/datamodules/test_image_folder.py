@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import cache
-from datamodules.image_folder import ImageFolderDataModule
+from lightning_igm.data import cache
+from lightning_igm.data.image_folder import ImageFolderDataModule
 
 RNG = np.random.default_rng(0)
 CAT, DOG, EEL = "cat/2.PNG", "dog/a/b/10.jpeg", "eel/1.bmp"
@@ -137,7 +137,7 @@ def test_decodes_once(root, monkeypatch):
     def refuse(*args):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("datamodules.image_folder.open_image", refuse)
+    monkeypatch.setattr("lightning_igm.data.image_folder.open_image", refuse)
     again = ready(root)
     assert torch.equal(again.train_images, first.train_images)
     assert len(arrays(root / ".igm_cache")) == 1
@@ -146,7 +146,7 @@ def test_decodes_once(root, monkeypatch):
 def test_moved_folder_keeps_its_cache(root, monkeypatch):
     ready(root)
     moved = root.rename(root.with_name("moved"))
-    monkeypatch.setattr("datamodules.image_folder.open_image", None)
+    monkeypatch.setattr("lightning_igm.data.image_folder.open_image", None)
     assert len(ready(moved).train_images) == 5
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules import ImageFolderDataModule, image_folder
+from lightning_igm.data import ImageFolderDataModule, image_folder
 
 RAMP = np.linspace(0, 255, 64).round().astype(np.uint16)[None].repeat(64, 0)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import imagenet64
-from datamodules.imagenet64 import ImageNet64DataModule
+from lightning_igm.data import imagenet64
+from lightning_igm.data.imagenet64 import ImageNet64DataModule
 
 RNG = np.random.default_rng(0)
 WNIDS = ["n01440764", "n01443537", "n02119789"]

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from datamodules.listing import endings, find_classes, find_images, tell_of
+from lightning_igm.data.listing import endings, find_classes, find_images, tell_of
 
 
 def touch(*paths):

@@ -7,8 +7,8 @@ import torch
 from mnist_files import random_digits, write_mnist
 from torchvision.datasets import MNIST
 
-from datamodules import mnist
-from datamodules.mnist import MNISTDataModule
+from lightning_igm.data import mnist
+from lightning_igm.data.mnist import MNISTDataModule
 
 DOWNLOAD = "torchvision.datasets.mnist.download_and_extract_archive"
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from datamodules import ImageDataModule
-from datamodules.sampler import pass_numbers
+from lightning_igm.data import ImageDataModule
+from lightning_igm.data.sampler import pass_numbers
 
 
 class Shifted(ImageDataModule):

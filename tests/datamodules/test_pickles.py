@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from datamodules.pickles import read_pickle
+from lightning_igm.data.pickles import read_pickle
 
 DATA = np.random.default_rng(0).integers(256, size=(5, 12), dtype=np.uint8)
 MEAN = DATA.mean(axis=0)

@@ -6,9 +6,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from datamodules.ring import RingDataModule
-from datamodules.sampler import stream_seed
 from lightning_igm.callbacks import PredictionWriter, SampleGrid
+from lightning_igm.data.ring import RingDataModule
+from lightning_igm.data.sampler import stream_seed
 from lightning_igm.modules import GAN
 from lightning_igm.networks.base import SequentialCritic
 

@@ -3,8 +3,8 @@ import torch
 from mnist_files import random_digits, write_mnist
 from torchvision.datasets import MNIST
 
-from datamodules import mnist, stacked_mnist
-from datamodules.stacked_mnist import StackedMNISTDataModule
+from lightning_igm.data import mnist, stacked_mnist
+from lightning_igm.data.stacked_mnist import StackedMNISTDataModule
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch._dynamo.utils import counters
 from two_ranks import started
 
-from datamodules import DigitsDataModule
+from lightning_igm.data import DigitsDataModule
 from lightning_igm.modules import GAN
 from lightning_igm.networks import DCGANCritic, DCGANGenerator
 

@@ -10,7 +10,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import SGD, Adam
 from two_ranks import started
 
-from datamodules import ImageDataModule
+from lightning_igm.data import ImageDataModule
 from lightning_igm.distributed import rank, world_size
 from lightning_igm.losses.moments import mean_moments
 from lightning_igm.modules import (

@@ -7,8 +7,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from two_ranks import started
 
-from datamodules import ImageDataModule
 from lightning_igm.callbacks import KIDLearningRate
+from lightning_igm.data import ImageDataModule
 from lightning_igm.distributed import world_size
 from lightning_igm.modules import GAN
 from lightning_igm.networks import DCGANCritic, DCGANGenerator

@@ -6,8 +6,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from two_ranks import started
 
-from datamodules.image_array import read_images
 from lightning_igm.callbacks import PredictionWriter
+from lightning_igm.data.image_array import read_images
 from lightning_igm.distributed import world_size
 from lightning_igm.modules import GAN
 from lightning_igm.networks import DCGANCritic, DCGANGenerator

@@ -14,7 +14,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import Adam
 from two_ranks import Ranks, started
 
-from datamodules import DigitsDataModule
 from lightning_igm.callbacks import (
     ExactResume,
     GeneratorCheckpoint,
@@ -23,6 +22,7 @@ from lightning_igm.callbacks import (
     KIDLearningRate,
     SampleGrid,
 )
+from lightning_igm.data import DigitsDataModule
 from lightning_igm.distributed import rank
 from lightning_igm.modules import GAN
 from lightning_igm.networks import DCGANCritic, DCGANGenerator

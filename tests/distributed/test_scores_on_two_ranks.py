@@ -9,8 +9,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from two_ranks import started
 
-from datamodules import ImageDataModule
 from lightning_igm.callbacks import ImageMetrics
+from lightning_igm.data import ImageDataModule
 from lightning_igm.distributed import rank, world_size
 from lightning_igm.metrics.summary import SCORES
 from lightning_igm.modules import GAN

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from datamodules.color import colorize_float
+from lightning_igm.data.color import colorize_float
 from lightning_igm.metrics import color_divergence, main_colors
 
 

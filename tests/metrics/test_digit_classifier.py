@@ -5,7 +5,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
-from datamodules.color import colorize
+from lightning_igm.data.color import colorize
 from lightning_igm.metrics import train_digit_classifier
 from lightning_igm.metrics.digit_classifier import DigitClassifier
 

@@ -26,7 +26,8 @@ def test_the_distance_is_the_same_and_chunks_do_not_matter(monkeypatch):
     real, fake = torch.randn(50, 4, generator=draw), 2 * torch.randn(60, 4, generator=draw)
     arguments = *moments(real), *moments(fake)
     distance, error = frechet_error(*arguments, fake)
-    assert distance == frechet_distance(*arguments)
+    # Eigenvalues with and without their vectors are two algorithms, with roundings of their own.
+    assert float(distance) == pytest.approx(float(frechet_distance(*arguments)), rel=1e-10)
     monkeypatch.setattr("lightning_igm.metrics.frechet._CHUNK", 7)
     assert float(frechet_error(*arguments, fake)[1]) == pytest.approx(float(error), rel=1e-9)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from datamodules import RingDataModule
+from lightning_igm.data import RingDataModule
 from lightning_igm.metrics.modes import ModeReference, mean_kernel, mode_scores, unbiased_mmd2
 
 BANDWIDTHS = (0.2, 0.5, 1.0)

@@ -8,8 +8,8 @@ import torch
 from tiny_models import NoiseImages, copied, fit, same, sgd, tiny, tiny_trainer
 from torch import nn
 
-from datamodules import RingDataModule
 from lightning_igm import MMDGAN
+from lightning_igm.data import RingDataModule
 from lightning_igm.losses.kernels import Gaussian, Sum
 from lightning_igm.losses.mmd_gan import one_sided_term
 from lightning_igm.networks import (

@@ -20,7 +20,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.utils.data import DataLoader
 
-from datamodules.sampler import pass_numbers
+from lightning_igm.data.sampler import pass_numbers
 from lightning_igm.losses.moments import mean_moments
 from lightning_igm.modules import MoLM
 

@@ -4,7 +4,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from datamodules import ImageDataModule
+from lightning_igm.data import ImageDataModule
 from lightning_igm.modules import GAN
 from lightning_igm.networks import DCGANCritic, DCGANGenerator
 
