@@ -2,7 +2,6 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from lightning_igm.loading import load
 from lightning_igm.modules import (
     GAN,
     GCMMDGAN,
@@ -20,6 +19,7 @@ from lightning_igm.modules import (
     MoLM,
     SobolevGAN,
 )
+from lightning_igm.runs.load import load
 
 try:
     __version__ = version("lightning-igm")

@@ -16,9 +16,9 @@ import yaml
 
 import lightning_igm
 from lightning_igm.cli import IGMCLI, main
-from lightning_igm.compare import console as compare
-from lightning_igm.export import console as export
-from lightning_igm.presets import preset_table, presets
+from lightning_igm.cli.presets import preset_table, presets
+from lightning_igm.runs.compare import console as compare
+from lightning_igm.runs.export import console as export
 from lightning_igm.studies import ring
 
 ROOT = Path(__file__).parents[1]

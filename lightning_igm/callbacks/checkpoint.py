@@ -18,12 +18,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_igm.checkpoints import AtomicCheckpointIO, CheckpointNotWrittenError
 from lightning_igm.checks import checkpoint_has_all, positive
 from lightning_igm.distributed import rank, world_size
 from lightning_igm.modules.base import ImplicitGenerativeModule, NonFiniteLossError
 from lightning_igm.modules.monitors import tell_monitors
-from lightning_igm.run import CHECKPOINTS, MetricsCSV, check_no_run
+from lightning_igm.runs.checkpoints import AtomicCheckpointIO, CheckpointNotWrittenError
+from lightning_igm.runs.folder import CHECKPOINTS, MetricsCSV, check_no_run
 
 __all__ = ["ExactResume", "GeneratorCheckpoint"]
 
@@ -34,8 +34,9 @@ class GeneratorCheckpoint(ModelCheckpoint):
     Every so many generator steps, at the end, and when the run is stopped between two batches: by a
     signal, a limit of time, or an error other than a loss that is not finite. For the best by a
     score, add ``ModelCheckpoint(monitor="fid")``, which looks at every evaluation. All
-    checkpoints of the run are written by :class:`~lightning_igm.checkpoints.AtomicCheckpointIO`,
-    unless the trainer was given another plugin.
+    checkpoints of the run are written by
+    :class:`~lightning_igm.runs.checkpoints.AtomicCheckpointIO`, unless the trainer was given
+    another plugin.
 
     Args:
         every_n_steps: Generator steps between two checkpoints.

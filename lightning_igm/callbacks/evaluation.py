@@ -16,8 +16,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_igm.callbacks.cadence import EveryNSteps
 from lightning_igm.checks import checkpoint_has_all
 from lightning_igm.files import replacing
-from lightning_igm.run import SCORE_FILE
-from lightning_igm.wandb_runs import best_scores
+from lightning_igm.runs.folder import SCORE_FILE
+from lightning_igm.runs.wandb import best_scores
 
 __all__ = ["Evaluation"]
 

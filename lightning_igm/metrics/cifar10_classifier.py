@@ -11,7 +11,7 @@ from lightning_igm.metrics.rng import isolated_rng
 
 __all__ = ["CIFAR10Classifier"]
 
-_COMMAND = "python -m lightning_igm.metrics.train_cifar10_classifier --root data"
+_COMMAND = "python -m lightning_igm.studies.train_cifar10_classifier --root data"
 
 
 class CIFAR10Classifier(nn.Module):
@@ -20,7 +20,7 @@ class CIFAR10Classifier(nn.Module):
     "Deep Residual Learning for Image Recognition" (He et al., 2015,
     https://arxiv.org/abs/1512.03385), the network of its section 4.2 with three blocks of 32, 64
     and 128 channels in place of 3n of 16, 32 and 64. Its weights do not ship:
-    ``python -m lightning_igm.metrics.train_cifar10_classifier --root data`` makes them. Scores by
+    ``python -m lightning_igm.studies.train_cifar10_classifier --root data`` makes them. Scores by
     its features compare with each other only.
 
     Args:

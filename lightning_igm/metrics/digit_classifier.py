@@ -23,7 +23,7 @@ class DigitClassifier(nn.Module):
 
     There are two sets of shipped weights (:meth:`pretrained`), for scikit-learn's digits and for
     MNIST: neither reads the other's digits well. They are made by
-    ``python -m lightning_igm.metrics.train_digit_classifier``.
+    ``python -m lightning_igm.studies.train_digit_classifier``.
 
     Example:
         >>> import torch

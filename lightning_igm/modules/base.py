@@ -13,7 +13,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_igm.checkpoints import settle_epochs
 from lightning_igm.checks import above_zero, checkpoint_has_all, one_of, positive, supported_trainer
 from lightning_igm.distributed import all_mean, mean_gradients, rank, world_size
 from lightning_igm.modules.clock import GeneratorClock, log_by_generator_steps
@@ -39,6 +38,7 @@ from lightning_igm.modules.support import (
     try_out,
 )
 from lightning_igm.networks.batch_norm import synchronise_batch_norms
+from lightning_igm.runs.checkpoints import settle_epochs
 
 __all__ = ["ImplicitGenerativeModule", "NonFiniteLossError"]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lightning_igm.compare import Curve, read_curve
-from lightning_igm.run import CONFIG, SCORE_FILE
+from lightning_igm.runs.compare import Curve, read_curve
+from lightning_igm.runs.folder import CONFIG, SCORE_FILE
 
 __all__ = ["read_timed_curve", "score_all", "train_all"]
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightning_igm.compare import Curve, draw, interval, read_final
+from lightning_igm.runs.compare import Curve, draw, interval, read_final
 from lightning_igm.studies._figure import console
 from lightning_igm.studies._runs import read_timed_curve, score_all, train_all
 

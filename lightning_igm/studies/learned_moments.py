@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_igm.compare import Curve, draw
+from lightning_igm.runs.compare import Curve, draw
 from lightning_igm.studies._figure import console
 from lightning_igm.studies._runs import read_timed_curve, train_all
 

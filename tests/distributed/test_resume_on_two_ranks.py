@@ -26,7 +26,7 @@ from lightning_igm.data import DigitsDataModule
 from lightning_igm.distributed import rank
 from lightning_igm.modules import GAN
 from lightning_igm.networks import DCGANCritic, DCGANGenerator
-from lightning_igm.run import MetricsCSV, check_same_on_all_ranks
+from lightning_igm.runs.folder import MetricsCSV, check_same_on_all_ranks
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from lightning_igm.checks import supported_trainer
 from lightning_igm.modules import GAN, AdversarialModule, ImplicitGenerativeModule
-from lightning_igm.run import MetricsCSV
+from lightning_igm.runs.folder import MetricsCSV
 
 
 class CountingGAN(GAN):

@@ -10,8 +10,8 @@ from torch._dynamo.utils import counters
 
 from lightning_igm.callbacks import GeneratorEMA
 from lightning_igm.cli import main
-from lightning_igm.export import export
 from lightning_igm.modules import GAN, MMDGAN, SNGAN, WGANGP, MMDNet, MoLM
+from lightning_igm.runs.export import export
 
 # torch looks at it to compile what is given the generator's images, and means to be silent.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")

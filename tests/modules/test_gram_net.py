@@ -16,7 +16,7 @@ from lightning_igm.cli import main
 from lightning_igm.losses.ratio import density_ratio, median_bandwidths
 from lightning_igm.modules import NonFiniteLossError, gram_net
 from lightning_igm.networks import spectral_norm
-from lightning_igm.run import MetricsCSV
+from lightning_igm.runs.folder import MetricsCSV
 
 Q = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)
 P = torch.tensor([[0.5], [1.5], [2.5], [3.0]], dtype=torch.float64)

@@ -5,7 +5,7 @@ import torch
 from tiny_models import tiny
 
 from lightning_igm.cli import main
-from lightning_igm.parser import _SCHEDULES, plain
+from lightning_igm.cli.parser import _SCHEDULES, plain
 
 SMALL = [
     *("--config=gan/digits", "--trainer.accelerator=cpu", "--metrics.every_n_steps=null"),

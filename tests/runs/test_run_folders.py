@@ -13,11 +13,16 @@ import torch
 from killed_runs import arguments, differences, outcome
 from PIL import Image
 
-from lightning_igm.checkpoints import AtomicCheckpointIO, CheckpointNotWrittenError, last_good, read
 from lightning_igm.cli import console, main
-from lightning_igm.compare import compare
 from lightning_igm.files import replacing
-from lightning_igm.run import exclusive
+from lightning_igm.runs.checkpoints import (
+    AtomicCheckpointIO,
+    CheckpointNotWrittenError,
+    last_good,
+    read,
+)
+from lightning_igm.runs.compare import compare
+from lightning_igm.runs.folder import exclusive
 
 
 def contents(folder):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_igm.compare import Curve
+from lightning_igm.runs.compare import Curve
 from lightning_igm.studies._runs import train_all
 from lightning_igm.studies.digits import METHODS, Run, main, summary
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightning_igm.compare import Curve
+from lightning_igm.runs.compare import Curve
 from lightning_igm.studies._runs import read_timed_curve
 from lightning_igm.studies.learned_moments import main, summary
 

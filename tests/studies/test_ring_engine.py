@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader
 from lightning_igm.cli import main
 from lightning_igm.losses.ratio import biased_mmd2, gram_matrices, projector_loss, ratio_of
 from lightning_igm.losses.ratio import mmd_root as library_root
-from lightning_igm.studies import _ring_losses as losses
-from lightning_igm.studies._ring_cells import Cell, ring_data
-from lightning_igm.studies._ring_models import BATCH, MODELS, batches
-from lightning_igm.studies._ring_networks import MLP, Adam, RMSprop
+from lightning_igm.studies.ring import losses
+from lightning_igm.studies.ring.cells import Cell, ring_data
+from lightning_igm.studies.ring.models import BATCH, MODELS, batches
+from lightning_igm.studies.ring.networks import MLP, Adam, RMSprop
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -17,11 +17,13 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from lightning_igm.studies import _figure, _ring_films, ring
-from lightning_igm.studies import _ring_cells as cells_module
-from lightning_igm.studies._ring_cells import Cell, Result, ensembles, read_results, train
-from lightning_igm.studies._ring_films import frame_steps
-from lightning_igm.studies._ring_report import is_stable, summary
+from lightning_igm.studies import _figure
+from lightning_igm.studies.ring import cells as cells_module
+from lightning_igm.studies.ring import films
+from lightning_igm.studies.ring import study as ring
+from lightning_igm.studies.ring.cells import Cell, Result, ensembles, read_results, train
+from lightning_igm.studies.ring.films import frame_steps
+from lightning_igm.studies.ring.report import is_stable, summary
 
 MODELS = ["gramnet", "gan", "mmdnet", "mmdgan"]
 GAN = Cell("gan", 2, 4, 20, None, 0.999, None, 3, 0)
@@ -106,7 +108,7 @@ def test_equal_cells_have_equal_results(tmp_path):
 
 
 def test_a_run_whose_loss_was_not_finite_has_diverged(tmp_path, monkeypatch):
-    from lightning_igm.studies._ring_models import GAN as Method
+    from lightning_igm.studies.ring.models import GAN as Method
 
     step = Method.step
 
@@ -240,7 +242,7 @@ def test_projection_sizes_are_columns(tmp_path):
 
 
 def test_projection_writes_a_film(tmp_path, monkeypatch):
-    monkeypatch.setattr(_ring_films, "_FRAMES", 4)
+    monkeypatch.setattr(films, "_FRAMES", 4)
     folder = study(tmp_path, "projection", "--iterations", "160")
     name = "gramnet-ring3d-beta0.999-mean-160-z20-h100-k2-seed0"
     assert names(folder) == [f"{name}.gif", f"{name}.png", f"{name}.pt"]

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from lightning_igm.run import CONFIG, METRICS, SCORE_FILE
+from lightning_igm.runs.folder import CONFIG, METRICS, SCORE_FILE
 
 __all__ = ["Curve", "compare", "console", "draw", "interval", "read_curve", "read_final"]
 

@@ -10,10 +10,10 @@ import yaml
 
 import lightning_igm
 from lightning_igm.cli import main
+from lightning_igm.cli.presets import presets
 from lightning_igm.modules import ImplicitGenerativeModule
-from lightning_igm.presets import presets
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PRESETS = list(presets().values())
 METHODS = [
     method

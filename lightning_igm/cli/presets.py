@@ -49,8 +49,9 @@ class Preset(NamedTuple):
 
 def folder_of_presets() -> Path:
     """Folder of the presets: within an installed package, and beside it in a clone."""
-    packaged = Path(__file__).with_name("configs")
-    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "configs"
+    package = Path(__file__).parents[1]
+    packaged = package / "configs"
+    return packaged if packaged.is_dir() else package.parent / "configs"
 
 
 def presets() -> dict[str, Path]:

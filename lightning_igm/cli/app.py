@@ -36,12 +36,9 @@ from lightning_igm.callbacks import (
 )
 from lightning_igm.callbacks.checkpoint import place_checkpoints
 from lightning_igm.callbacks.network_summary import with_network_summary
-from lightning_igm.checkpoints import Saved, best, check_fits, check_trains, last_good, read
 from lightning_igm.checks import supported_precision
-from lightning_igm.export import console as export
-from lightning_igm.modules.monitors import check_callback_path
-from lightning_igm.outcome import say, telling_the_end
-from lightning_igm.parser import (
+from lightning_igm.cli.outcome import say, telling_the_end
+from lightning_igm.cli.parser import (
     NotParsedError,
     OneLineParser,
     check_schedules,
@@ -50,8 +47,12 @@ from lightning_igm.parser import (
     did_you_mean,
     plain,
 )
-from lightning_igm.presets import folder_of_presets, preset_table, with_config_files
-from lightning_igm.run import (
+from lightning_igm.cli.presets import folder_of_presets, preset_table, with_config_files
+from lightning_igm.cli.trainer_options import NEVER, check_slurm, check_trainer_options
+from lightning_igm.modules.monitors import check_callback_path
+from lightning_igm.runs.checkpoints import Saved, best, check_fits, check_trains, last_good, read
+from lightning_igm.runs.export import console as export
+from lightning_igm.runs.folder import (
     CHECKPOINTS,
     MetricsCSV,
     SaveRunConfig,
@@ -61,8 +62,7 @@ from lightning_igm.run import (
     exclusive,
     tensorboard_logger,
 )
-from lightning_igm.trainer_options import NEVER, check_slurm, check_trainer_options
-from lightning_igm.wandb_runs import finishing, wandb_logger
+from lightning_igm.runs.wandb import finishing, wandb_logger
 
 __all__ = ["IGMCLI", "console", "main"]
 

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_igm.checkpoints import LAST, PREVIOUS, Saved, read
 from lightning_igm.checks import one_of
 from lightning_igm.modules.base import ImplicitGenerativeModule
-from lightning_igm.run import CHECKPOINTS
+from lightning_igm.runs.checkpoints import LAST, PREVIOUS, Saved, read
+from lightning_igm.runs.folder import CHECKPOINTS
 
 __all__ = ["load"]
 

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from lightning_igm.cli import console, main
-from lightning_igm.presets import find_config, presets, with_config_files
+from lightning_igm.cli.presets import find_config, presets, with_config_files
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
 SOURCES = {
     path.relative_to(ROOT).as_posix()
@@ -64,7 +64,7 @@ def test_presets_are_found_in_what_is_installed(built, tmp_path):
     (wheel,) = built.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
-        "from lightning_igm.presets import *;"
+        "from lightning_igm.cli.presets import *;"
         "print(find_config('configs/molm/cifar10.yaml'), len(presets()), len(preset_table()))"
     )
     environment = {"PYTHONPATH": str(tmp_path / "site")}

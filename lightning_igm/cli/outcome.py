@@ -11,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_igm.callbacks import GeneratorCheckpoint
-from lightning_igm.checkpoints import LAST
-from lightning_igm.run import SaveRunConfig
+from lightning_igm.runs.checkpoints import LAST
+from lightning_igm.runs.folder import SaveRunConfig
 
 __all__ = ["say", "telling_the_end"]
 

@@ -34,10 +34,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from lightning_igm.files import LOCK
-from lightning_igm.studies._figure import console
-from lightning_igm.studies._ring_cells import Cell, ensembles, read_results, train
-from lightning_igm.studies._ring_models import MODELS
-from lightning_igm.studies._ring_report import draw, write_tables
+from lightning_igm.studies.ring.cells import Cell, ensembles, read_results, train
+from lightning_igm.studies.ring.models import MODELS
+from lightning_igm.studies.ring.report import draw, write_tables
 
 __all__ = ["grid", "main"]
 
@@ -133,7 +132,7 @@ def _grid(o: argparse.Namespace, folder: Path) -> None:
 
 
 def _projection(o: argparse.Namespace, folder: Path) -> None:
-    from lightning_igm.studies._ring_films import draw_projection, record_projection
+    from lightning_igm.studies.ring.films import draw_projection, record_projection
 
     for cell in _gramnets(o, [3], [2]):
         with _one_thread():
@@ -142,7 +141,7 @@ def _projection(o: argparse.Namespace, folder: Path) -> None:
 
 
 def _trace(o: argparse.Namespace, folder: Path) -> None:
-    from lightning_igm.studies._ring_films import draw_trace, record_trace
+    from lightning_igm.studies.ring.films import draw_trace, record_trace
 
     for _, group in groupby(_gramnets(o, o.dims, [10]), lambda cell: cell.variant):
         cells = list(group)
@@ -305,7 +304,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(
             f"out: {folder} is in use by another process; wait for it, or choose another folder"
         ) from None
-
-
-if __name__ == "__main__":
-    console(main, "ring")

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import RichProgressBar, Timer, progress
 
 from lightning_igm import MoLM
 from lightning_igm.cli import console, main
-from lightning_igm.parser import classes_first, did_you_mean
+from lightning_igm.cli.parser import classes_first, did_you_mean
 
 SMALL = [
     *("--config=gan/digits", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),

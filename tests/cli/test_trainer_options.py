@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_igm.cli import main
-from lightning_igm.trainer_options import check_slurm, check_trainer_options
+from lightning_igm.cli.trainer_options import check_slurm, check_trainer_options
 
 SMALL = [
     *("--config=gan/digits", "--trainer.accelerator=cpu", "--metrics.every_n_steps=null"),

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_igm.distributed import world_size
 from lightning_igm.files import LOCK, remove_unfinished, replacing
-from lightning_igm.wandb_runs import log_config, remember_id
+from lightning_igm.runs.wandb import log_config, remember_id
 
 __all__ = [
     "MetricsCSV",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_igm.compare import compare, console, interval, read_curve
+from lightning_igm.runs.compare import compare, console, interval, read_curve
 
 
 def write_run(folder: Path, seed: int, lr: float, fid: dict[int, float], **more: float) -> Path:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_igm.data.sampler import epoch_order, stream_seed
-from lightning_igm.studies._ring_cells import Cell
-from lightning_igm.studies._ring_losses import (
+from lightning_igm.studies.ring.cells import Cell
+from lightning_igm.studies.ring.losses import (
     Grams,
     density_ratio,
     grams,
@@ -23,7 +23,7 @@ from lightning_igm.studies._ring_losses import (
     mmd_root_at_data,
     projector_loss,
 )
-from lightning_igm.studies._ring_networks import MLP, Adam, Optimizer, RMSprop
+from lightning_igm.studies.ring.networks import MLP, Adam, Optimizer, RMSprop
 
 __all__ = ["BATCH", "GAN", "MMDGAN", "MODELS", "Ensemble", "GRAMNet", "MMDNet", "batches"]
 

@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments import slurm
 from lightning_igm import MoLM
 from lightning_igm.cli import console, main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = [
     *("--config", str(ROOT / "configs/molm/digits.yaml"), "--trainer.accelerator=cpu"),
     *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),

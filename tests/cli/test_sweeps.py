@@ -11,9 +11,9 @@ from wandb import wandb_agent
 
 from lightning_igm import modules
 from lightning_igm.cli import console, main
-from lightning_igm.parser import is_method
+from lightning_igm.cli.parser import is_method
 
-SWEEPS = sorted((Path(__file__).parents[1] / "configs/sweeps").glob("*.yaml"))
+SWEEPS = sorted((Path(__file__).parents[2] / "configs/sweeps").glob("*.yaml"))
 SHRUNK = [
     *("--trainer.max_steps=2", "--trainer.accelerator=cpu", "--metrics.every_n_steps=1"),
     *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
@@ -138,7 +138,7 @@ def test_a_value_of_the_wrong_type_gives_one_line(point, words, command, monkeyp
 
 @pytest.mark.filterwarnings("ignore:.*wandb/sweep-:pytest.PytestUnraisableExceptionWarning")
 def test_the_sweep_of_the_notebook_runs_over_its_loss(command, monkeypatch):
-    notebook = Path(__file__).parents[1] / "notebooks" / "own_loss.ipynb"
+    notebook = Path(__file__).parents[2] / "notebooks" / "own_loss.ipynb"
     for cell in nbformat.read(notebook, as_version=4).cells:
         magic, _, content = cell.source.partition("\n")
         if magic.startswith("%%writefile"):

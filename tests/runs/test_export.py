@@ -11,10 +11,10 @@ import torch
 
 from lightning_igm import GAN, load
 from lightning_igm.cli import main
-from lightning_igm.export import QuantisedGenerator, console, export
 from lightning_igm.metrics.images import to_uint8
 from lightning_igm.modules import MMDNet
 from lightning_igm.networks import Autoencoder, DCGANCritic, DCGANGenerator, MLPGenerator
+from lightning_igm.runs.export import QuantisedGenerator, console, export
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_what_makes_no_images_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_torch_fidelitys_own_command_takes_the_generator(run, tmp_path):
-    sys.path.insert(0, str(Path(__file__).with_name("metrics")))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "metrics"))
     import random_inception
 
     export(load(run), tmp_path / "g.pth")

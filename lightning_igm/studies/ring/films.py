@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lightning_igm.files import replacing
 from lightning_igm.studies._figure import figure
-from lightning_igm.studies._ring_cells import Cell, ring_data, write_text
-from lightning_igm.studies._ring_models import GRAMNet, batches
+from lightning_igm.studies.ring.cells import Cell, ring_data, write_text
+from lightning_igm.studies.ring.models import GRAMNet, batches
 
 __all__ = ["draw_projection", "draw_trace", "record_projection", "record_trace"]
 

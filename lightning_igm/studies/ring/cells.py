@@ -113,7 +113,7 @@ def train(cells: Sequence[Cell], folder: Path) -> None:
         cells: Of one shape.
         folder: Where the files go; each appears complete or not at all.
     """
-    from lightning_igm.studies._ring_models import MODELS, batches
+    from lightning_igm.studies.ring.models import MODELS, batches
 
     started = time.process_time()
     first = cells[0]

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from lightning_igm.studies._figure import figure
-from lightning_igm.studies._ring_cells import Cell, Result, ring_data, write_text
+from lightning_igm.studies.ring.cells import Cell, Result, ring_data, write_text
 
 __all__ = ["draw", "summary", "write_tables"]
 

@@ -15,9 +15,9 @@ from wandb.proto import wandb_internal_pb2
 
 from lightning_igm.callbacks import ImageMetrics
 from lightning_igm.cli import console, main
-from lightning_igm.wandb_runs import wandb_logger
+from lightning_igm.runs.wandb import wandb_logger
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = [
     *("--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1", "--samples.every_n_steps=2"),
     *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
@@ -209,7 +209,7 @@ def test_without_a_key_a_run_is_offline_says_so_and_never_asks(tmp_path, monkeyp
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     lines = []
-    monkeypatch.setattr("lightning_igm.wandb_runs.rank_zero_info", lines.append)
+    monkeypatch.setattr("lightning_igm.runs.wandb.rank_zero_info", lines.append)
     line = ["--config=gan/digits", *SMALL, *WANDB, "--metrics.every_n_steps=null"]
     main(["fit", *line, "--trainer.max_steps=1", "--run.dir=run"])
     assert lines == ["W&B has no API key, so this run is offline; `wandb login` sets one"]

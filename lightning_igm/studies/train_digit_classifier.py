@@ -1,6 +1,6 @@
 """Makes the shipped weights of the digit classifier.
 
-Run from a checkout of the repository: ``python -m lightning_igm.metrics.train_digit_classifier``
+Run from a checkout of the repository: ``python -m lightning_igm.studies.train_digit_classifier``
 for scikit-learn's digits, in two or three minutes on one core, and with ``--mnist data`` for MNIST,
 in five to ten. The seed is fixed and one thread is used: a rerun on the same machine gives the same
 weights.
