@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
-
 __all__ = [
     "above_zero",
     "checkpoint_has_all",
@@ -89,11 +87,12 @@ def supported_trainer(trainer: Any) -> None:
         ValueError: It does not.
     """
     supported_precision(trainer.precision)
-    strategy = trainer.strategy
-    whole = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
-    if not whole or isinstance(strategy, DeepSpeedStrategy):
+    strategy = type(trainer.strategy)
+    # By name, as losses and metrics use this file, too, and need no Lightning.
+    names = {kind.__name__ for kind in strategy.__mro__}
+    if not names & {"SingleDeviceStrategy", "DDPStrategy"} or "DeepSpeedStrategy" in names:
         raise ValueError(
-            f"trainer.strategy: {type(strategy).__name__} is not supported (losses and gradients "
+            f"trainer.strategy: {strategy.__name__} is not supported (losses and gradients "
             "are exact where every process has all weights); use 'auto' or 'ddp'"
         )
 

@@ -7,8 +7,7 @@ of mean moments, a ratio, a kernel statistic) first makes its statistics global 
 local tensors, before the collective. In a run of one process every function is the identity.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -27,46 +26,14 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-class _AllSum(torch.autograd.Function):
-    """Sum over ranks; its gradient is the sum of the ranks' gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return all_sum(grads[0])
-
-
-class _Gather(torch.autograd.Function):
-    """Rows of all ranks; the gradient of a row is the sum of the ranks' gradients in it."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        ctx.rows = rows.shape[0]
-        rows = rows.contiguous()
-        parts = [torch.empty_like(rows) for _ in range(world_size())]
-        dist.all_gather(parts, rows)
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return all_sum(grads[0])[rank() * ctx.rows : (rank() + 1) * ctx.rows]
-
-
-# In torch 2.11 a compiled graph with collectives has wrong gradients: they stay out of graphs.
-_all_sum: Callable[[Tensor], Tensor] = torch.compiler.disable(_AllSum.apply)
-_gather: Callable[[Tensor], Tensor] = torch.compiler.disable(_Gather.apply)
-
-
 def all_sum(tensor: Tensor) -> Tensor:
     """Sum over ranks of a tensor of the same shape on each, differentiable any number of times."""
     if world_size() == 1:
         return tensor
-    return _all_sum(tensor)
+    # Only here, as it loads torch's compiler, which takes a second.
+    from lightning_igm._collectives import summed
+
+    return summed(tensor)
 
 
 def all_mean(tensor: Tensor) -> Tensor:
@@ -78,7 +45,9 @@ def gather(rows: Tensor) -> Tensor:
     """Rows ``(W N, ...)`` of all ranks in rank order, from ``(N, ...)`` on each, differentiable."""
     if world_size() == 1:
         return rows
-    return _gather(rows)
+    from lightning_igm._collectives import gathered
+
+    return gathered(rows)
 
 
 def mean_gradients(gradients: Sequence[Tensor]) -> list[Tensor]:

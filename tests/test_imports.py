@@ -1,0 +1,40 @@
+"""Losses, networks and metrics are taken into programs that know nothing of Lightning."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "lightning_igm"
+SCRIPT = """
+import sys, torch
+from importlib import import_module
+before = set(sys.modules)
+for name in sys.argv[1:]:
+    import_module(name)
+print(*{name.partition(".")[0] for name in set(sys.modules) - before}, *sys.modules)
+"""
+HEAVY = {"lightning", "pytorch_lightning", "jsonargparse", "omegaconf", "sympy", "wandb"}
+OURS = {f"lightning_igm.{room}" for room in ("modules", "callbacks", "runs", "cli", "data")}
+
+
+@pytest.mark.parametrize("room", ["losses", "networks"])
+def test_they_load_neither_lightning_nor_the_command_line(room):
+    names = [
+        f"lightning_igm.{room}.{path.stem}"
+        for path in (PACKAGE / room).glob("*.py")
+        if path.stem != "__init__"
+    ]
+    command = [sys.executable, "-c", SCRIPT, "lightning_igm", f"lightning_igm.{room}", *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert f"lightning_igm.{room}" in loaded
+    assert not loaded & (HEAVY | OURS)
+
+
+def test_what_is_not_there_is_told():
+    import lightning_igm
+
+    with pytest.raises(AttributeError, match="'lightning_igm' has no attribute 'MoML'"):
+        _ = lightning_igm.MoML
