@@ -16,7 +16,7 @@ import yaml
 
 import lightning_igm
 from lightning_igm.cli import IGMCLI, main
-from lightning_igm.cli.presets import preset_table, presets
+from lightning_igm.cli.presets import preset_table, presets, read_preset
 from lightning_igm.runs.compare import console as compare
 from lightning_igm.runs.export import console as export
 from lightning_igm.studies import ring
@@ -72,7 +72,7 @@ def fresh(tmp_path_factory):
             if named := re.match(r"# (\w+\.py)\n", block):
                 (folder / named[1]).write_text(block)
     # What the documents train in full; a file comes before a preset of its name.
-    config = yaml.safe_load(presets()["molm/digits"].read_text())
+    config = read_preset(presets()["molm/digits"])
     config["trainer"] |= {"max_steps": 2, "enable_progress_bar": False}
     config["metrics"]["every_n_steps"] = None
     (folder / "configs" / "molm").mkdir(parents=True)

@@ -1,5 +1,6 @@
-"""The command line."""
+"""The command line: ``igm fit --config quickstart``."""
 
-from lightning_igm.cli.app import IGMCLI, console, main
+from lightning_igm.cli.app import IGMCLI
+from lightning_igm.cli.program import console, main
 
 __all__ = ["IGMCLI", "console", "main"]

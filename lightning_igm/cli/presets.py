@@ -15,27 +15,14 @@ __all__ = [
     "folder_of_presets",
     "preset_table",
     "presets",
+    "read_config",
+    "read_preset",
+    "with_bases",
     "with_config_files",
 ]
 
 _YAML = re.compile(r"[:{\n]")  # A config can be given as YAML itself.
-_PAPERS = {
-    "CramerGAN": "Bellemare et al., 2017",
-    "GAN": "Goodfellow et al., 2014",
-    "GCMMDGAN": "Arbel et al., NeurIPS 2018",
-    "GRAMNet": "Srivastava et al., ICLR 2020",
-    "MMDGAN": "Bińkowski et al., ICLR 2018",
-    "MMDGAN(decoder)": "Li et al., NIPS 2017",
-    "MMDGAN(spectral)": "Arbel et al., NeurIPS 2018",
-    "MMDNet": "Li et al., ICML 2015",
-    "MoLM": "Ravuri et al., NIPS workshop 2017",
-    "MoLM(hidden_weight)": "Ravuri et al., ICML 2018",
-    "SMMDGAN": "Arbel et al., NeurIPS 2018",
-    "SNGAN": "Miyato et al., ICLR 2018",
-    "SobolevGAN": "Mroueh et al., ICLR 2018",
-    "SWGAN": "Arbel et al., NeurIPS 2018",
-    "WGANGP": "Gulrajani et al., NeurIPS 2017",
-}
+_PAPER = re.compile(r"^# Paper: (.*)$", re.MULTILINE)
 
 
 class Preset(NamedTuple):
@@ -109,12 +96,48 @@ def with_config_files(words: Sequence[str]) -> tuple[list[str], list[Path]]:
     parser = ArgumentParser(prog="igm", add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="append", default=[], nargs="?", const="")
     found, line = parser.parse_known_args(words)
-    configs = [c if _YAML.search(c) else str(find_config(c)) for c in found.config]
-    files = {Path(c): _read_config(Path(c)) for c in configs if not _YAML.search(c)}
+    given = [c if _YAML.search(c) else find_config(c) for c in found.config]
+    files = {c: read_config(c) for c in given if isinstance(c, Path)}
+    configs = [part for c in given for part in (with_bases(c) if isinstance(c, Path) else [c])]
     commands = 0 if not line or line[0].startswith("-") else 1
     folders = [f"--run.dir={file.parent}" for file in files if _is_of_a_run(file, files[file])]
     line[commands:commands] = [*(f"--config={config}" for config in configs), *folders]
     return line, list(files)
+
+
+def with_bases(path: Path) -> list[Path]:
+    """A config and those that it inherits from by ``base:``, the most basic first.
+
+    Raises:
+        FileNotFoundError: A base is neither a file nor a preset.
+        ValueError: A config inherits from itself, or is no YAML of options.
+    """
+    chain = [path]
+    while "base" in (config := read_config(chain[0])):
+        try:
+            base = find_config(str(config["base"]))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"base in '{chain[0]}': {error}") from error
+        if any(base.samefile(known) for known in chain):
+            raise ValueError(f"base: '{chain[0]}' inherits from itself, by {config['base']!r}")
+        chain.insert(0, base)
+    return chain
+
+
+def read_preset(path: Path) -> dict[str, Any]:
+    """A config with what it inherits."""
+    merged: dict[str, Any] = {}
+    for part in with_bases(path):
+        merged = _merge(merged, read_config(part))
+    merged.pop("base", None)
+    return merged
+
+
+def _merge(base: Any, own: Any) -> Any:
+    """As the parser does: mappings by key, and all else is replaced."""
+    if not (isinstance(base, dict) and isinstance(own, dict)):
+        return own
+    return {**base, **{key: _merge(base.get(key), value) for key, value in own.items()}}
 
 
 def _is_of_a_run(path: Path, config: dict[str, Any]) -> bool:
@@ -127,7 +150,7 @@ def _is_of_a_run(path: Path, config: dict[str, Any]) -> bool:
     return at_home or (wrote and any(file.exists() for file in beside))
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """Read a config, YAML with options in it; what they are is the parser's to check.
 
     Raises:
@@ -171,10 +194,7 @@ def preset_table(words: Sequence[str] = ()) -> str:
 
 
 def _describe(name: str, path: Path) -> Preset:
-    config: dict[str, Any] = yaml.safe_load(path.read_text())
-    method, settings = config["model"]["class_path"], config["model"]["init_args"]
-    arguments = [*settings, *settings.get("critic", {}).get("init_args", {})]
-    variants = [f"{method}({argument})" for argument in arguments]
-    paper = next((_PAPERS[v] for v in variants if v in _PAPERS), _PAPERS.get(method, ""))
+    config = read_preset(path)
     data = config["data"]["class_path"].removesuffix("DataModule")
-    return Preset(name, method, data, paper)
+    papers = [paper for part in with_bases(path) for paper in _PAPER.findall(part.read_text())]
+    return Preset(name, config["model"]["class_path"], data, papers[-1])

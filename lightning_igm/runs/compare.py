@@ -2,72 +2,27 @@
 
 import argparse
 import csv
-import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import get_args
 
 import numpy as np
-import numpy.typing as npt
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from lightning_igm.runs.folder import CONFIG, METRICS, SCORE_FILE
-
-__all__ = ["Curve", "compare", "console", "draw", "interval", "read_curve", "read_final"]
-
-Stage = Literal["fit", "validate", "test"]
-
-SCORES = (
-    *("fid", "kid", "inception_score", "ms_ssim_ratio", "precision", "recall"),
-    *("modes", "reverse_kl", "color_js", "modes_covered", "hq", "mmd2_0.2"),
+from lightning_igm.runs.curves import (
+    SCORES,
+    Curve,
+    Stage,
+    column,
+    known,
+    read_columns,
+    read_curve,
+    read_final,
+    settings_of,
 )
-"""Scores that are compared by default, where the runs have them."""
+from lightning_igm.runs.folder import METRICS, SCORE_FILE
 
-
-_UNREADABLE = (
-    *(ValueError, LookupError, TypeError, AttributeError, OSError),
-    *(csv.Error, YAMLError, OmegaConfBaseException),
-)
-
-
-class Curve(NamedTuple):
-    """A score of one run."""
-
-    steps: npt.NDArray[np.float64]
-    """Generator steps ``(T,)`` of the evaluations."""
-    score: npt.NDArray[np.float64]
-    """``(T,)``."""
-    seconds: float = float("nan")
-    """Processor time of the whole run, if it is known."""
-
-    def plateau(self) -> float:
-        """Mean score over the last fifth of the evaluations."""
-        return float(self.score[-max(1, len(self.score) // 5) :].mean())
-
-    def at_step(self, step: float) -> float:
-        """Score at a generator step, linear between evaluations."""
-        return float(np.interp(step, self.steps, self.score))
-
-    def at(self, seconds: float) -> float:
-        """Score at a processor time, taken to be proportional to the steps."""
-        return self.at_step(seconds / self.seconds * self.steps[-1])
-
-
-def read_curve(folder: Path, name: str = "fid") -> Curve:
-    """A score of a run, at every evaluation.
-
-    Args:
-        folder: The run's.
-        name: Column of its ``metrics.csv``.
-
-    Raises:
-        ValueError: The folder holds no run, or the run has no such score.
-    """
-    return _column(_read(folder), name, folder / METRICS)
+__all__ = ["Curve", "compare", "console", "draw", "interval", "main", "read_curve", "read_final"]
 
 
 def compare(
@@ -99,18 +54,18 @@ def compare(
     """
     groups = _grouped(runs)
     if stage == "fit":
-        columns = {folder: _read(folder) for _, folder in runs}
+        columns = {folder: read_columns(folder) for _, folder in runs}
     else:
         columns = read_final([folder for _, folder in runs], stage)
     shared = [name for name in SCORES if all(name in c for c in columns.values())]
     names = shared if scores is None else list(scores)
     file = METRICS if stage == "fit" else SCORE_FILE
     if not names:
-        found = "; ".join(f"{folder} has {_known(own)}" for folder, own in columns.items())
+        found = "; ".join(f"{folder} has {known(own)}" for folder, own in columns.items())
         raise ValueError(f"runs: they have no score in common; give one by --scores ({found})")
     curves = {
         name: {
-            label: [_column(columns[f], name, f / file) for f in folders]
+            label: [column(columns[f], name, f / file) for f in folders]
             for label, folders in groups.items()
         }
         for name in names
@@ -166,10 +121,15 @@ def draw(curves: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path) -> Non
     plt.close(figure)
 
 
-def console(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``igm-compare``."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``igm compare``.
+
+    Raises:
+        ValueError: The runs cannot be compared.
+        OSError: A file cannot be read or written.
+    """
     parser = argparse.ArgumentParser(
-        prog="igm-compare", description="One table and one figure of several runs."
+        prog="igm compare", description="One table and one figure of several runs."
     )
     parser.add_argument("runs", nargs="+", metavar="[LABEL=]FOLDER")
     parser.add_argument("--scores", nargs="+", help="names of scores; default: all that runs share")
@@ -189,8 +149,13 @@ def console(arguments: Sequence[str] | None = None) -> None:
     try:
         print(compare(runs, given.scores, given.out, given.stage), end="")
     except ModuleNotFoundError as error:
-        print(f"igm-compare: {error}; install lightning_igm[studies]", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise ValueError(f"{error}; install lightning_igm[studies]") from error
+
+
+def console(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``igm-compare``, the old name of ``igm compare``."""
+    try:
+        main(arguments)
     except (ValueError, OSError) as error:
         print(f"igm-compare: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -198,7 +163,7 @@ def console(arguments: Sequence[str] | None = None) -> None:
 
 def _grouped(runs: Sequence[tuple[str | None, Path]]) -> dict[str, list[Path]]:
     groups: dict[str, list[Path]] = {}
-    settings = {folder: _settings(folder) for label, folder in runs if not label}
+    settings = {folder: settings_of(folder) for label, folder in runs if not label}
     firsts = {text: folder for folder, text in reversed(settings.items())}
     names = [folder.name for folder in firsts.values()]
     for label, folder in runs:
@@ -208,97 +173,6 @@ def _grouped(runs: Sequence[tuple[str | None, Path]]) -> dict[str, list[Path]]:
             label = first.name if names.count(first.name) == 1 else str(first)
         groups.setdefault(label, []).append(folder)
     return groups
-
-
-def _settings(folder: Path) -> str:
-    """The configuration of a run, but for its seed and its folder."""
-    path = folder / CONFIG
-    if not path.is_file():
-        return str(folder)
-    with _naming(path):
-        config: Any = OmegaConf.load(path)
-        for key in ("seed_everything", "run"):
-            config.pop(key, None)
-        if config.get("trainer"):
-            config.trainer.pop("default_root_dir", None)
-        return OmegaConf.to_yaml(config, sort_keys=True)
-
-
-def _read(folder: Path) -> dict[str, Curve]:
-    """Everything in a run's ``metrics.csv``, by name."""
-    path = folder / METRICS
-    if not path.is_file():
-        if (folder / CONFIG).is_file():  # Of a run that has logged nothing so far.
-            return {}
-        raise ValueError(f"{folder}: no run is there; {METRICS} is missing")
-    columns = {}
-    with _naming(path), path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-        for name in rows[0] if rows else ():
-            points = [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
-            if points and name != "step":
-                columns[name] = Curve(*np.array(points).T)
-    return columns
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Say which file cannot be read: an error of the body shows as one line with its name."""
-    try:
-        yield
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: it is not what a run writes ({reason})") from error
-
-
-def _column(columns: Mapping[str, Curve], name: str, file: Path) -> Curve:
-    if name not in columns:
-        raise ValueError(f"{file.parent}: no score {name!r}; its {file.name} has {_known(columns)}")
-    return columns[name]
-
-
-def _known(columns: Mapping[str, Curve]) -> str:
-    return ", ".join(sorted(set(columns) - {"step"})) or "none yet"
-
-
-def read_final(folders: Sequence[Path], stage: Stage) -> dict[Path, dict[str, Curve]]:
-    """The last scores of a stage of runs that were scored alike, by run and name.
-
-    Args:
-        folders: The runs'.
-        stage: ``validate`` or ``test``.
-
-    Raises:
-        ValueError: A run has no such scores, or was not scored like the first.
-    """
-    columns: dict[Path, dict[str, Curve]] = {}
-    protocol: dict[str, Any] | None = None
-    for folder in folders:
-        path = folder / SCORE_FILE
-        with _naming(path):
-            entries = json.loads(path.read_text()) if path.is_file() else []
-            mine = [
-                (entry, dict(entry["protocol"])) for entry in entries if entry["stage"] == stage
-            ]
-        if not mine:
-            raise ValueError(f"{folder}: no scores of {stage} in {SCORE_FILE}; run igm {stage}")
-        entry, own = mine[-1]
-        protocol = protocol or own
-        for name in sorted({*protocol, *own} - {"weights"}):
-            value = own.get(name)
-            if value != protocol.get(name):
-                raise ValueError(
-                    f"{folder}: {name} was {value!r}, and {protocol.get(name)!r} in {folders[0]}; "
-                    "only runs that were scored alike can be compared"
-                )
-        with _naming(path):
-            step = np.array([float(entry["step"])])
-            columns[folder] = {
-                name: Curve(step, np.array([float("nan" if entry[name] is None else entry[name])]))
-                for name in SCORES
-                if name in entry
-            }
-    return columns
 
 
 def _final_table(curves: Mapping[str, Mapping[str, Sequence[Curve]]], stage: Stage) -> str:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from bare_loop import fit_beside_bare_loop
 from timing import report
 
 import lightning_igm
 from lightning_igm import ImplicitGenerativeModule
+from lightning_igm.cli.presets import read_preset
 from lightning_igm.data import CIFAR10DataModule
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -28,8 +28,7 @@ METHODS = [
     and not inspect.isabstract(method)
 ]
 ON_DIGITS = {
-    yaml.safe_load(path.read_text())["model"]["class_path"]: str(path)
-    for path in CONFIGS.glob("*/digits.yaml")
+    read_preset(path)["model"]["class_path"]: str(path) for path in CONFIGS.glob("*/digits.yaml")
 }
 NO_SCORES = ["--metrics.every_n_steps=null"]
 

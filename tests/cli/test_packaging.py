@@ -9,10 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import yaml
 
 from lightning_igm.cli import console, main
-from lightning_igm.cli.presets import find_config, presets, with_config_files
+from lightning_igm.cli.presets import find_config, presets, read_preset, with_config_files
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
@@ -90,7 +89,7 @@ def test_every_preset_is_listed_with_method_data_and_paper(monkeypatch, capsys):
     expected = {name for name in CONFIGS if not name.startswith("configs/sweeps/")}
     assert {f"configs/{name}.yaml" for name, *_ in rows} == expected
     for name, method, data, paper in rows:
-        config = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
+        config = read_preset(ROOT / f"configs/{name}.yaml")
         assert config["model"]["class_path"] == method
         assert config["data"]["class_path"] == f"{data}DataModule"
         assert re.search(r"^\w+ et al\., .*20\d\d$", paper)

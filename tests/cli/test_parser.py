@@ -9,7 +9,8 @@ from lightning.pytorch.callbacks import RichProgressBar, Timer, progress
 
 from lightning_igm import MoLM
 from lightning_igm.cli import console, main
-from lightning_igm.cli.parser import classes_first, did_you_mean
+from lightning_igm.cli.names import did_you_mean
+from lightning_igm.cli.parser import classes_first
 
 SMALL = [
     *("--config=gan/digits", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 import lightning_igm
 from lightning_igm.cli import main
-from lightning_igm.cli.presets import presets
+from lightning_igm.cli.presets import presets, read_preset
 from lightning_igm.modules import ImplicitGenerativeModule
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +111,7 @@ def test_preset_parses_and_has_the_papers_networks(path):
 
 @pytest.mark.parametrize("path", PRESETS, ids=name)
 def test_preset_spells_out_both_optimizers(path):
-    arguments = yaml.safe_load(path.read_text())["model"]["init_args"]
+    arguments = read_preset(path)["model"]["init_args"]
     for player in {"generator", "critic"} & set(arguments):
         optimizer = arguments[f"{player}_optimizer"]
         assert set(optimizer["init_args"]) >= SETTINGS[optimizer["class_path"]]
@@ -121,8 +120,7 @@ def test_preset_spells_out_both_optimizers(path):
 @pytest.mark.parametrize("method", ["gan", "gramnet", "mmdgan"])
 def test_optimizer_accident_is_the_only_difference_of_its_preset(method):
     ring, paper = (
-        yaml.safe_load((ROOT / f"configs/{method}/{data}.yaml").read_text())
-        for data in ("ring", "ring_paper")
+        read_preset(ROOT / f"configs/{method}/{data}.yaml") for data in ("ring", "ring_paper")
     )
     for player in ("generator", "critic"):
         for preset, beta in ((ring, 0.999), (paper, 0.0999)):
@@ -142,7 +140,7 @@ def test_optimizer_accident_is_the_only_difference_of_its_preset(method):
     ],
 )
 def test_molm_presets_have_the_papers_hyper_parameters(preset, steps, penalty, batch):
-    config = yaml.safe_load((ROOT / f"configs/molm/{preset}.yaml").read_text())
+    config = read_preset(ROOT / f"configs/molm/{preset}.yaml")
     arguments = config["model"]["init_args"]
     assert config["trainer"]["max_steps"] == steps
     assert config["data"]["init_args"]["batch_size"] == batch
@@ -167,8 +165,8 @@ def test_latents_of_the_pytorch_code_are_between_0_and_1(preset):
 
 @pytest.mark.parametrize("path", [p for p in PRESETS if p.stem.endswith("_random")], ids=name)
 def test_random_twin_differs_in_learning_its_moments_alone(path):
-    twin = yaml.safe_load(path.read_text())
-    learned = yaml.safe_load(path.with_stem(path.stem.removesuffix("_random")).read_text())
+    twin = read_preset(path)
+    learned = read_preset(path.with_stem(path.stem.removesuffix("_random")))
     assert twin["model"]["init_args"].pop("learn_moments") is False
     assert twin == learned
 

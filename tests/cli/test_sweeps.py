@@ -11,7 +11,7 @@ from wandb import wandb_agent
 
 from lightning_igm import modules
 from lightning_igm.cli import console, main
-from lightning_igm.cli.parser import is_method
+from lightning_igm.cli.names import is_method
 
 SWEEPS = sorted((Path(__file__).parents[2] / "configs/sweeps").glob("*.yaml"))
 SHRUNK = [

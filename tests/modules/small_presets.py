@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-import yaml
 from tiny_models import fit
 
 from lightning_igm.cli import main
+from lightning_igm.cli.presets import read_preset
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = ("gan/digits", "gramnet/digits", "molm/digits", "sngan/digits")
@@ -29,7 +29,7 @@ PRESETS = [
 
 def two_steps(path, *words, precision="64-true"):
     """The model after two steps."""
-    settings = yaml.safe_load(path.read_text())["model"]["init_args"]
+    settings = read_preset(path)["model"]["init_args"]
     few = [f"--model.{key}={value}" for key, value in FEW.items() if key in settings]
     few += [
         f"--model.{network}.init_args.width=4"

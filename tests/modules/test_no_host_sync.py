@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from tiny_models import NoiseImages, fit, tiny, tiny_critic
@@ -23,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_igm import modules
 from lightning_igm.callbacks import ExactResume, GeneratorEMA, GeneratorProgressBar
 from lightning_igm.cli import main
+from lightning_igm.cli.presets import read_preset
 from lightning_igm.losses.adversarial import logistic_critic_loss
 from lightning_igm.modules import GAN, GRAMNet, ImplicitGenerativeModule
 
@@ -244,7 +244,7 @@ def test_no_batch_waits_for_the_device(meta, preset, words):
 def test_all_exported_methods_are_among_them():
     exported = {getattr(modules, name) for name in modules.__all__}
     methods = {kind for kind in exported if not getattr(kind, "__abstractmethods__", True)}
-    kinds = {yaml.safe_load(path.read_text())["model"]["class_path"] for path in FILES}
+    kinds = {read_preset(path)["model"]["class_path"] for path in FILES}
     assert {kind.__name__ for kind in methods} == kinds
 
 

@@ -5,7 +5,8 @@ import torch
 from tiny_models import tiny
 
 from lightning_igm.cli import main
-from lightning_igm.cli.parser import _SCHEDULES, plain
+from lightning_igm.cli.errors import plain
+from lightning_igm.cli.names import _SCHEDULES
 
 SMALL = [
     *("--config=gan/digits", "--trainer.accelerator=cpu", "--metrics.every_n_steps=null"),

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from lightning_igm.cli import console as igm
 from lightning_igm.runs.compare import compare, console, interval, read_curve
 
 
@@ -205,3 +207,16 @@ def test_files_that_no_run_wrote_are_named_in_one_line(
         console([str(folder), *stage, "--out", str(tmp_path / "out")])
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"igm-compare: {folder / file}: it is not what a run writes (")
+
+
+def test_it_is_a_command_of_igm(runs: list[Path], tmp_path: Path, monkeypatch, capsys) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    console([*map(str, runs), *out])
+    table = capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["igm", "compare", *map(str, runs), *out])
+    igm()
+    assert capsys.readouterr().out == table
+    monkeypatch.setattr(sys, "argv", ["igm", "compare", str(tmp_path / "nowhere"), *out])
+    with pytest.raises(SystemExit):
+        igm()
+    assert "no run is there" in capsys.readouterr().err
