@@ -4,10 +4,11 @@ from lightning_igm.networks.all_conv import AllConvCritic, HiddenMomentCritic
 from lightning_igm.networks.autoencoder import Autoencoder
 from lightning_igm.networks.base import activations
 from lightning_igm.networks.dcgan import DCGANCritic, DCGANGenerator
+from lightning_igm.networks.dcgan5 import DCGAN5Critic
 from lightning_igm.networks.gram import GRAMCritic, GRAMGenerator, PoolingCritic
 from lightning_igm.networks.init import initialize_weights
 from lightning_igm.networks.mlp import MLPCritic, MLPGenerator
-from lightning_igm.networks.resnet import DCGAN5Critic, ResNetCritic, ResNetGenerator
+from lightning_igm.networks.resnet import ResNetCritic, ResNetGenerator
 from lightning_igm.networks.sngan import SNGANCritic, SNGANGenerator
 from lightning_igm.networks.spectral import advance_spectral_norms, spectral_norm
 

@@ -24,3 +24,13 @@ def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
     if tensor.shape[1:] != expected:
         wanted = ", ".join(map(str, expected))
         raise ValueError(f"{name} of shape (N, {wanted}) expected, found {tuple(tensor.shape)}")
+
+
+def check_multiple_of_32(image_size: int) -> None:
+    """Check that maps can be halved five times.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    if image_size < 32 or image_size % 32:
+        raise ValueError(f"image_size={image_size!r}: allowed are multiples of 32")
