@@ -3,12 +3,13 @@
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_igm.distributed import all_mean, world_size
 
-__all__ = ["global_batch_norm", "synchronise_batch_norms"]
+__all__ = ["BatchShift", "global_batch_norm", "synchronise_batch_norms"]
 
 
 def synchronise_batch_norms(network: nn.Module) -> None:
@@ -70,3 +71,26 @@ def global_batch_norm(
         output = output + bias.view(shape)
     count = world_size() * maps.numel() // maps.shape[1]
     return output.to(maps.dtype), mean.detach(), var.detach() * (count / (count - 1))
+
+
+class BatchShift(nn.Module):
+    """Batch norm with an offset and no scale, on the statistics of the batch at hand, always.
+
+    What TensorFlow's ``batch_norm`` without a scale does where nobody switches it to evaluation;
+    its epsilon is 1e-3. An image depends on its batch, in samples too.
+
+    Args:
+        channels: Channels of the maps.
+    """
+
+    couples_images = True
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Normalise maps ``(N, C, H, W)``; in training over all ranks."""
+        if self.training and world_size() > 1:
+            return global_batch_norm(maps, None, self.bias, eps=1e-3)[0]
+        return F.batch_norm(maps, None, None, None, self.bias, training=True, eps=1e-3)

@@ -4,11 +4,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_igm.distributed import world_size
 from lightning_igm.networks._checks import check_choice, check_positive
 from lightning_igm.networks._same import same_conv, same_deconv
 from lightning_igm.networks.base import (
@@ -17,35 +14,12 @@ from lightning_igm.networks.base import (
     SequentialCritic,
     SequentialGenerator,
 )
-from lightning_igm.networks.batch_norm import global_batch_norm
+from lightning_igm.networks.batch_norm import BatchShift
 from lightning_igm.networks.init import initialize_smmd_weights, initialize_weights
 
 __all__ = ["BatchShift", "GRAMCritic", "GRAMGenerator", "PoolingCritic", "VariantName"]
 
 VariantName = Literal["pytorch", "tensorflow", "julia"]
-
-
-class BatchShift(nn.Module):
-    """Batch norm with an offset and no scale, on the statistics of the batch at hand, always.
-
-    What TensorFlow's ``batch_norm`` without a scale does where nobody switches it to evaluation;
-    its epsilon is 1e-3. An image depends on its batch, in samples too.
-
-    Args:
-        channels: Channels of the maps.
-    """
-
-    couples_images = True
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Normalise maps ``(N, C, H, W)``; in training over all ranks."""
-        if self.training and world_size() > 1:
-            return global_batch_norm(maps, None, self.bias, eps=1e-3)[0]
-        return F.batch_norm(maps, None, None, None, self.bias, training=True, eps=1e-3)
 
 
 class GRAMGenerator(SequentialGenerator):

@@ -50,8 +50,7 @@ STARTS = tuple((theta, b) for theta in (8.0, 3.0) for b in (0.5, 2.75, 5.0, 7.25
 _STEPS, _RATE = 999, 0.1
 _SPREAD = 10.0
 """Standard deviation of the measure of the gradient-constrained MMD, around the data."""
-_NODES, _REACH = 81, 5.0
-"""Its points, from so many bandwidths below 0 to as many above theta."""
+_NODES, _REACH = 81, 5.0  # Its points, from so many bandwidths below 0 to as many above theta.
 _RATIOS = torch.logspace(math.log10(0.05), math.log10(30), 400, dtype=torch.float64)
 """The theta / b among which the best is sought."""
 _MOST_POINTS, _SLOPE_STEP = 201, 1e-4

@@ -19,7 +19,7 @@ from PIL import Image
 
 from lightning_igm.studies import _figure
 from lightning_igm.studies.ring import cells as cells_module
-from lightning_igm.studies.ring import films
+from lightning_igm.studies.ring import films, workers
 from lightning_igm.studies.ring import study as ring
 from lightning_igm.studies.ring.cells import Cell, Result, ensembles, read_results, train
 from lightning_igm.studies.ring.films import frame_steps
@@ -225,7 +225,7 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         train(group, folder)
 
-    monkeypatch.setattr(ring, "train", stops)
+    monkeypatch.setattr(workers, "train", stops)
     with pytest.raises(KeyboardInterrupt):
         study(tmp_path, "grid", *options)
     assert len(names(tmp_path / "grid", "cells/*.json")) == 2

@@ -18,25 +18,20 @@ Each keeps to its own folder below ``--out``, and there to files named after its
 """
 
 import argparse
-import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import groupby, product
-from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from lightning_igm.files import LOCK
-from lightning_igm.studies.ring.cells import Cell, ensembles, read_results, train
+from lightning_igm.studies.ring.cells import Cell, ensembles, read_results
 from lightning_igm.studies.ring.models import MODELS
 from lightning_igm.studies.ring.report import draw, write_tables
+from lightning_igm.studies.ring.workers import one_thread, train_all
 
 __all__ = ["grid", "main"]
 
@@ -63,7 +58,7 @@ def run(cells: Sequence[Cell], folder: Path, processes: int) -> None:
     todo = ensembles(cells, folder / "cells")
     members = sum(map(len, todo))
     _say(f"{len(cells) - members} runs are done, {members} to train, in {len(todo)} ensembles")
-    for number, group in enumerate(_trained(todo, folder / "cells", processes), start=1):
+    for number, group in enumerate(train_all(todo, folder / "cells", processes), start=1):
         results = read_results(folder / "cells")
         seconds = sum(r.seconds for r in results if r.cell in group)
         _say(f"{number}/{len(todo)}  {group[0].name} and its ensemble: {seconds:.0f} s")
@@ -71,52 +66,6 @@ def run(cells: Sequence[Cell], folder: Path, processes: int) -> None:
     results = read_results(folder / "cells")
     write_tables(results, folder)
     draw(results, folder)
-
-
-def _trained(todo: Sequence[list[Cell]], folder: Path, processes: int) -> Iterator[list[Cell]]:
-    """Train ensembles, several at a time and one thread each; yield each when it is done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if processes == 1:
-        with _one_thread():
-            for group in todo:
-                train(group, folder)
-                yield group
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_start_worker) as pool:
-        jobs = {pool.submit(train, group, folder): group for group in todo}
-        try:
-            for job in as_completed(jobs):
-                job.result()
-                yield jobs[job]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would train on, and wait for work for ever."""
-    if (parent := parent_process()) is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    # Averages of dead units' gradients sink to numbers that take many times as long.
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_flush_denormal(False)
 
 
 def _say(line: str) -> None:
@@ -135,7 +84,7 @@ def _projection(o: argparse.Namespace, folder: Path) -> None:
     from lightning_igm.studies.ring.films import draw_projection, record_projection
 
     for cell in _gramnets(o, [3], [2]):
-        with _one_thread():
+        with one_thread():
             film = record_projection(cell, folder / f"{cell.name}.pt")
         draw_projection(film, folder / f"{cell.name}.png")
 
@@ -147,7 +96,7 @@ def _trace(o: argparse.Namespace, folder: Path) -> None:
         cells = list(group)
         seeds = "_".join(str(cell.seed) for cell in cells)
         path = folder / f"{cells[0].variant}-seeds{seeds}.csv"
-        with _one_thread():
+        with one_thread():
             record_trace(cells, path)
         draw_trace(path)
 
