@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_igm import callbacks, data, modules, networks
 from lightning_igm.losses import kernels
-from lightning_igm.modules.settings import UNFIT_SCHEDULES
+from lightning_igm.modules.players import UNFIT_SCHEDULES
 
 __all__ = [
     "NotParsedError",

@@ -64,7 +64,7 @@ class MMDGAN(DiscrepancyGAN):
         mmd_root: Whether D has the root of MMD^2.
         same_batch: Whether all updates of a round, the generator's too, see the same real images
             (and fresh fakes), instead of a batch each.
-        **kwargs: The arguments of :class:`~lightning_igm.modules.adversarial.AdversarialModule`.
+        **kwargs: The arguments of :class:`~lightning_igm.modules.rounds.CriticRounds`.
 
     Raises:
         ValueError: An argument is out of range.
