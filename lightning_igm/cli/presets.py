@@ -13,6 +13,7 @@ __all__ = [
     "Preset",
     "find_config",
     "folder_of_presets",
+    "method_of",
     "preset_table",
     "presets",
     "with_config_files",
@@ -20,12 +21,12 @@ __all__ = [
 
 _YAML = re.compile(r"[:{\n]")  # A config can be given as YAML itself.
 _PAPERS = {
+    "AutoencoderMMDGAN": "Li et al., NIPS 2017",
     "CramerGAN": "Bellemare et al., 2017",
     "GAN": "Goodfellow et al., 2014",
     "GCMMDGAN": "Arbel et al., NeurIPS 2018",
     "GRAMNet": "Srivastava et al., ICLR 2020",
     "MMDGAN": "Bińkowski et al., ICLR 2018",
-    "MMDGAN(decoder)": "Li et al., NIPS 2017",
     "MMDGAN(spectral)": "Arbel et al., NeurIPS 2018",
     "MMDNet": "Li et al., ICML 2015",
     "MoLM": "Ravuri et al., NIPS workshop 2017",
@@ -66,6 +67,16 @@ def presets() -> dict[str, Path]:
         path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")
     }
     return {name: files[name] for name in sorted(files) if not name.startswith("sweeps/")}
+
+
+def method_of(preset: str) -> str:
+    """Name of the class that a preset trains.
+
+    Example:
+        >>> method_of("mmdgan/digits_li")
+        'AutoencoderMMDGAN'
+    """
+    return _describe(preset, presets()[preset]).method
 
 
 def find_config(name: str) -> Path:

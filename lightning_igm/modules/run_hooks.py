@@ -1,7 +1,7 @@
 """What a run does around the updates: checks, noise, logs by generator steps, checkpoints."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -12,6 +12,7 @@ from lightning_igm.checks import checkpoint_has_all
 from lightning_igm.modules.clock import GeneratorClock
 from lightning_igm.modules.compilation import compile_in_place
 from lightning_igm.modules.declared import declared
+from lightning_igm.modules.earlier_versions import checkpoint_of_now
 from lightning_igm.modules.finite import FiniteLosses
 from lightning_igm.modules.logged_values import mean_values, scalars
 from lightning_igm.modules.monitors import tell_monitors
@@ -120,6 +121,13 @@ class RunHooks(LightningModule):
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Nothing: scores are made by callbacks at the end of the loop."""
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Lightning's, for checkpoints of earlier versions too."""
+        kind, checkpoint = checkpoint_of_now(cls, checkpoint_path, kwargs)
+        model: Self = super(RunHooks, kind).load_from_checkpoint(checkpoint, *args, **kwargs)
+        return model
 
     # --- logs -----------------------------------------------------------------------------------
 
