@@ -18,7 +18,7 @@ from lightning_igm.metrics.images import image_data, of_images, save_png, to_uin
 from lightning_igm.metrics.points import of_points
 from lightning_igm.metrics.rng import isolated_rng
 from lightning_igm.modules.base import ImplicitGenerativeModule
-from lightning_igm.modules.support import eval_mode
+from lightning_igm.modules.modes import eval_mode
 
 __all__ = ["Films", "between", "write_film"]
 

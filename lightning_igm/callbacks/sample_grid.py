@@ -23,7 +23,7 @@ from lightning_igm.metrics.images import (
 from lightning_igm.metrics.points import BLUE, ORANGE, of_points, plane, scatter, surroundings
 from lightning_igm.metrics.rng import isolated_rng
 from lightning_igm.modules.base import ImplicitGenerativeModule
-from lightning_igm.modules.support import eval_mode
+from lightning_igm.modules.modes import eval_mode
 
 # A grid narrower than this is enlarged: images of digits are too small to judge otherwise.
 _COMFORTABLE_WIDTH = 500

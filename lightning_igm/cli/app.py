@@ -215,7 +215,7 @@ class IGMCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Make model, data and trainer; a method without its base's parts is told at once."""
         super().instantiate_classes()
-        if "_optimizers" not in vars(self.model):
+        if "players" not in vars(self.model):
             name = type(self.model).__name__
             raise ValueError(f"model: __init__ of {name} does not call super().__init__(...)")
 

@@ -4,7 +4,7 @@ import re
 from importlib import import_module
 
 from lightning_igm.cli.names import KNOWN_CLASSES, KNOWN_TO_LIGHTNING, did_you_mean
-from lightning_igm.modules.settings import UNFIT_SCHEDULES
+from lightning_igm.modules.players import UNFIT_SCHEDULES
 
 __all__ = ["A_PRESET", "NotParsedError", "plain"]
 

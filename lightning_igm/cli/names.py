@@ -10,7 +10,7 @@ import torch
 
 from lightning_igm import callbacks, data, modules, networks
 from lightning_igm.losses import kernels
-from lightning_igm.modules.settings import UNFIT_SCHEDULES
+from lightning_igm.modules.players import UNFIT_SCHEDULES
 
 __all__ = ["KNOWN_CLASSES", "KNOWN_TO_LIGHTNING", "did_you_mean", "is_method"]
 

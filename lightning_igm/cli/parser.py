@@ -12,11 +12,13 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_igm import modules
 from lightning_igm.cli.errors import A_PRESET, NotParsedError, plain
 from lightning_igm.cli.names import did_you_mean
-from lightning_igm.modules.settings import UNFIT_SCHEDULES
+from lightning_igm.modules.earlier_versions import bring_up_to_date
+from lightning_igm.modules.players import UNFIT_SCHEDULES
 
-__all__ = ["OneLineParser", "check_schedules", "classes_first", "current_paths"]
+__all__ = ["OneLineParser", "check_schedules", "classes_first", "current_model", "current_paths"]
 
 # A default such as Timer's Interval.step is written to the run's config as the word that it is.
 yaml.SafeDumper.add_multi_representer(
@@ -57,13 +59,40 @@ def _file_of(path: str) -> Path | None:
         return None
 
 
+def current_model(text: str) -> str:
+    """A config whose model is configured as of now, perhaps from one of an earlier version.
+
+    Args:
+        text: YAML.
+    """
+    # Few configs have these, and only they are read and written anew.
+    if not re.search(r"\b(decoder|critic_(burst_)?steps)\b", text):
+        return text
+    try:
+        config = yaml.safe_load(text)
+        model = config["model"]
+        path, arguments = model["class_path"], model["init_args"]
+        module, _, name = path.rpartition(".")
+        kind = getattr(import_module(module) if module else modules, name)
+        names = list(arguments)
+        new = bring_up_to_date(kind, arguments)
+    except (yaml.YAMLError, ImportError, AttributeError, KeyError, TypeError):
+        return text  # Whatever is wrong, the parser tells it.
+    if new is kind and names == list(arguments):
+        return text
+    if new is not kind:
+        model["class_path"] = f"{new.__module__}.{new.__name__}"
+    written: str = yaml.safe_dump(config, sort_keys=False)
+    return written
+
+
 class OneLineParser(LightningArgumentParser):
     """Tells an error in one line, with what would be allowed."""
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
         """Parse a config, which may be of an older version; what it inherits comes before it."""
         own = re.sub(r"^base:.*\n?", "", current_paths(content), flags=re.MULTILINE)
-        parsed: Namespace = super().parse_string(own, *args, **kwargs)
+        parsed: Namespace = super().parse_string(current_model(own), *args, **kwargs)
         return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

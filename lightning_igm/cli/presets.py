@@ -13,6 +13,7 @@ __all__ = [
     "Preset",
     "find_config",
     "folder_of_presets",
+    "method_of",
     "preset_table",
     "presets",
     "read_config",
@@ -53,6 +54,16 @@ def presets() -> dict[str, Path]:
         path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")
     }
     return {name: files[name] for name in sorted(files) if not name.startswith("sweeps/")}
+
+
+def method_of(preset: str) -> str:
+    """Name of the class that a preset trains.
+
+    Example:
+        >>> method_of("mmdgan/digits_li")
+        'AutoencoderMMDGAN'
+    """
+    return _describe(preset, presets()[preset]).method
 
 
 def find_config(name: str) -> Path:

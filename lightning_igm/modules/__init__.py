@@ -1,6 +1,7 @@
 """One method per file, each a LightningModule."""
 
 from lightning_igm.modules.adversarial import AdversarialModule
+from lightning_igm.modules.autoencoder_mmd_gan import AutoencoderMMDGAN
 from lightning_igm.modules.base import ImplicitGenerativeModule, NonFiniteLossError
 from lightning_igm.modules.cramer_gan import CramerGAN
 from lightning_igm.modules.discrepancy import DiscrepancyGAN
@@ -10,6 +11,7 @@ from lightning_igm.modules.gram_net import GRAMNet
 from lightning_igm.modules.mmd_gan import MMDGAN
 from lightning_igm.modules.mmd_net import MMDNet
 from lightning_igm.modules.molm import MoLM
+from lightning_igm.modules.rounds import CriticRounds
 from lightning_igm.modules.smmd_gan import SMMDGAN
 from lightning_igm.modules.sn_gan import SNGAN
 from lightning_igm.modules.sobolev_gan import SobolevGAN
@@ -25,7 +27,9 @@ __all__ = [
     "SWGAN",
     "WGANGP",
     "AdversarialModule",
+    "AutoencoderMMDGAN",
     "CramerGAN",
+    "CriticRounds",
     "DiscrepancyGAN",
     "GRAMNet",
     "ImplicitGenerativeModule",

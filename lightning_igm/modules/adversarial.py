@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lightning_igm.checks import positive
 from lightning_igm.modules.base import ImplicitGenerativeModule
-from lightning_igm.modules.support import check_takes_images
+from lightning_igm.modules.players import Player
+from lightning_igm.modules.set_up import check_takes_images, of_the_data
 from lightning_igm.networks.spectral import advance_spectral_norms
 
 __all__ = ["AdversarialModule"]
@@ -29,15 +30,13 @@ class AdversarialModule(ImplicitGenerativeModule):
         critic_optimizer: Makes the critic's optimizer from its parameters.
         critic_scheduler: Makes its schedule, stepped once per *generator* step as well.
         critic_steps: Critic steps per generator step.
-        critic_burst_steps: Critic steps instead, as long as fewer than ``critic_burst_start``
-            generator steps are done, and before every ``critic_burst_interval``-th; None for never.
-        critic_burst_start: See there.
-        critic_burst_interval: See there.
         **kwargs: The arguments of :class:`ImplicitGenerativeModule`.
 
     Raises:
         ValueError: An argument is out of range, or the generator takes another latent size.
     """
+
+    kept = ("critic_steps_taken",)
 
     def __init__(
         self,
@@ -46,30 +45,14 @@ class AdversarialModule(ImplicitGenerativeModule):
         critic_optimizer: OptimizerCallable = torch.optim.Adam,
         critic_scheduler: LRSchedulerCallable | None = None,
         critic_steps: int = 1,
-        critic_burst_steps: int | None = None,
-        critic_burst_start: int = 20,
-        critic_burst_interval: int = 500,
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, **kwargs)
         self.critic = critic
-        self._optimizers["critic"] = (critic_optimizer, critic_scheduler)
+        self.players["critic"] = Player(critic_optimizer, critic_scheduler)
         self.critic_steps = positive("critic_steps", critic_steps, zero=True)
-        self.critic_burst_steps = critic_burst_steps
-        if critic_burst_steps is not None:
-            positive("critic_burst_steps", critic_burst_steps)
-        self.critic_burst_start = positive("critic_burst_start", critic_burst_start, zero=True)
-        self.critic_burst_interval = positive("critic_burst_interval", critic_burst_interval)
         self.critic_steps_taken = 0
-
-    def setup(self, stage: str) -> None:
-        """Check, beyond the base's checks, that the critic and its loss take images."""
-        super().setup(stage)
-        check_takes_images(self, "critic_loss")
-        shape = getattr(getattr(self.trainer, "datamodule", None), "image_shape", None)
-        if shape is not None:
-            images = torch.zeros(2, *shape, dtype=self.weights_dtype)
-            self.try_out("critic", images, "images")
+        """Critic steps since the last generator step."""
 
     @abstractmethod
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -83,22 +66,8 @@ class AdversarialModule(ImplicitGenerativeModule):
             ``()``.
         """
 
-    @property
-    def critic_is_differentiated_once(self) -> bool:
-        """Whether no loss has gradients of the critic in it; compiled, it could not be trained."""
-        return False
-
-    def compiled_networks(self) -> list[nn.Module]:
-        """The generator; and the critic if its gradients are not differentiated again."""
-        critic = [self.critic] if self.critic_is_differentiated_once else []
-        return [*super().compiled_networks(), *critic]
-
     def critic_steps_due(self) -> int:
         """Critic steps to take before the next generator step."""
-        step = self.global_step
-        burst = step < self.critic_burst_start or step % self.critic_burst_interval == 0
-        if burst and self.critic_burst_steps is not None:
-            return self.critic_burst_steps
         return self.critic_steps
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
@@ -123,11 +92,21 @@ class AdversarialModule(ImplicitGenerativeModule):
         super().generator_step(real)
         self.critic_steps_taken = 0
 
-    def training_state(self) -> dict[str, Any]:
-        """The base's state and the position in the round of critic steps."""
-        return super().training_state() | {"critic_steps_taken": self.critic_steps_taken}
+    @property
+    def critic_is_differentiated_once(self) -> bool:
+        """Whether no loss has gradients of the critic in it; compiled, it could not be trained."""
+        return False
 
-    def load_training_state(self, state: dict[str, Any]) -> None:
-        """Take up :meth:`training_state`."""
-        super().load_training_state(state)
-        self.critic_steps_taken = state["critic_steps_taken"]
+    def compiled_networks(self) -> list[nn.Module]:
+        """The generator; and the critic if its gradients are not differentiated again."""
+        critic = [self.critic] if self.critic_is_differentiated_once else []
+        return [*super().compiled_networks(), *critic]
+
+    def setup(self, stage: str) -> None:
+        """Check, beyond the base's checks, that the critic and its loss take images."""
+        super().setup(stage)
+        check_takes_images(self, "critic_loss")
+        shape = of_the_data(self, "image_shape")
+        if shape is not None:
+            images = torch.zeros(2, *shape, dtype=self.weights_dtype)
+            self.try_out("critic", images, "images")

@@ -6,12 +6,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
+from lightning.pytorch.trainer.states import TrainerFn
 
 __all__ = ["GeneratorClock", "log_by_generator_steps"]
 
 
 class GeneratorClock:
-    """Whether a batch made a generator step, and whether that step is logged.
+    """Whether a batch made a generator step, and which steps are logged.
 
     A batch may train the critic alone. What is logged every ``log_every_n_steps`` generator steps
     is logged once for each of them, from the step to the start of the next batch.
@@ -27,10 +28,16 @@ class GeneratorClock:
         self.told: int | None = None
         """Generator step that callbacks with a monitor were told of last."""
 
-    def is_logged_step(self) -> bool:
-        """Whether this generator step is one of every ``trainer.log_every_n_steps``."""
-        every: int = self._module.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return every > 0 and self._module.global_step % every == 0
+    @property
+    def every(self) -> int:
+        """Generator steps from one that is logged to the next; 0 if none is."""
+        trainer: Any = self._module._trainer  # A loss can be had without one.
+        every: int = 0 if trainer is None else trainer.log_every_n_steps
+        return every
+
+    def is_logged_step(self, ahead: int = 0) -> bool:
+        """Whether this generator step, or one that is so many steps ahead, is logged."""
+        return self.every > 0 and (self._module.global_step + ahead) % self.every == 0
 
     def logs_now(self) -> bool:
         """Whether the generator has just made a step that is logged."""
@@ -67,3 +74,11 @@ class _Connector(_LoggerConnector):
             clock: GeneratorClock = internals.lightning_module.clock
             return clock.logs_now()
         return super().should_update_logs
+
+    @property
+    def callback_metrics(self) -> dict[str, Any]:
+        """With what the module has by itself: to pass it through ``self.log`` takes long."""
+        internals: Any = self.trainer
+        if internals.state.fn == TrainerFn.FITTING and not internals.barebones:
+            self._callback_metrics.update(internals.lightning_module.latest)
+        return super().callback_metrics

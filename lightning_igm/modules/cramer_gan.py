@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from lightning_igm.checks import non_negative
 from lightning_igm.losses.cramer import cramer_critic_loss, cramer_generator_loss, cramer_penalty
 from lightning_igm.losses.jacobians import features_of
-from lightning_igm.modules.adversarial import AdversarialModule
+from lightning_igm.modules.rounds import CriticRounds
 
 __all__ = ["CramerGAN"]
 
 
-class CramerGAN(AdversarialModule):
+class CramerGAN(CriticRounds):
     """Cramér GAN.
 
     Algorithm 1 of "The Cramer Distance as a Solution to Biased Wasserstein Gradients" (Bellemare et
@@ -29,7 +29,7 @@ class CramerGAN(AdversarialModule):
             "Demystifying MMD GANs".
         penalty_weight: lambda.
         critic_steps: Critic steps per generator step.
-        **kwargs: The arguments of :class:`~lightning_igm.modules.adversarial.AdversarialModule`.
+        **kwargs: The arguments of :class:`~lightning_igm.modules.rounds.CriticRounds`.
 
     Raises:
         ValueError: An argument is out of range.

@@ -5,18 +5,18 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_igm.modules.adversarial import AdversarialModule
+from lightning_igm.modules.rounds import CriticRounds
 
 __all__ = ["DiscrepancyGAN"]
 
 
-class DiscrepancyGAN(AdversarialModule):
+class DiscrepancyGAN(CriticRounds):
     """A generator that descends a discrepancy between real and fake, and a critic that ascends it.
 
     The optimised discrepancy of "Demystifying MMD GANs" (Bińkowski, Sutherland, Arbel and Gretton,
     ICLR 2018, https://arxiv.org/abs/1801.01401), sup over critics of D(P, Q). Every update, the
     generator's too, sees a batch of its own. Arguments are those of
-    :class:`~lightning_igm.modules.adversarial.AdversarialModule`.
+    :class:`~lightning_igm.modules.rounds.CriticRounds`.
     """
 
     logged: tuple[str, ...] = ("discrepancy",)

@@ -3,18 +3,18 @@
 from torch import Tensor
 
 from lightning_igm.losses.adversarial import logistic_critic_loss, non_saturating_generator_loss
-from lightning_igm.modules.adversarial import AdversarialModule
+from lightning_igm.modules.rounds import CriticRounds
 
 __all__ = ["GAN"]
 
 
-class GAN(AdversarialModule):
+class GAN(CriticRounds):
     """Generative adversarial network with the non-saturating generator loss.
 
     Algorithm 1 and section 3 of "Generative Adversarial Networks" (Goodfellow et al., 2014,
     https://arxiv.org/abs/1406.2661); over convolutional networks, DCGAN (Radford, Metz and
     Chintala, 2016, https://arxiv.org/abs/1511.06434). Arguments are those of
-    :class:`~lightning_igm.modules.adversarial.AdversarialModule`.
+    :class:`~lightning_igm.modules.rounds.CriticRounds`.
 
     Example:
         >>> from lightning_igm.networks import DCGANCritic, DCGANGenerator

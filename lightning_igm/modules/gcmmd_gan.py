@@ -33,7 +33,7 @@ class GCMMDGAN(DiscrepancyGAN):
         rank: Largest rank of an incomplete Cholesky factorization, for large batches; None for the
             exact solve.
         critic_steps: Critic steps per generator step.
-        **kwargs: The arguments of :class:`~lightning_igm.modules.adversarial.AdversarialModule`.
+        **kwargs: The arguments of :class:`~lightning_igm.modules.rounds.CriticRounds`.
 
     Raises:
         ValueError: An argument is out of range, or the kernel has no second derivative at zero.

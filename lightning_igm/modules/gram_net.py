@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_igm.checks import above_zero, non_negative, one_of
@@ -14,23 +12,18 @@ from lightning_igm.losses.ratio import (
     GramMatrices,
     Regulariser,
     biased_mmd2,
-    condition_numbers,
     estimate_ratio,
     gram_matrices,
     mmd_root,
-    pearson_divergence,
     projector_loss,
-    ratio_error,
 )
 from lightning_igm.modules.adversarial import AdversarialModule
+from lightning_igm.modules.ratio_diagnostics import RatioDiagnostics
 from lightning_igm.networks.spectral import advance_spectral_norms
 
 __all__ = ["GRAMNet"]
 
 Bandwidths = float | Sequence[float] | Literal["median", "median5"]
-
-# The mean ratio is near 1 where the estimate has something to go by, and 0.9 in good runs.
-_DEAD_RATIO = 0.1
 
 
 class GRAMNet(AdversarialModule):
@@ -103,13 +96,7 @@ class GRAMNet(AdversarialModule):
         log_d_star: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(generator, critic, **kwargs)
-        if self.critic_steps != 1 or self.critic_burst_steps is not None:
-            name = "critic_burst_steps" if self.critic_steps == 1 else "critic_steps"
-            raise ValueError(
-                f"{name}: {getattr(self, name)} is not allowed; an iteration of GRAMNet is one "
-                "step of the critic and one of the generator"
-            )
+        super().__init__(generator, critic, critic_steps=1, **kwargs)
         self.sigmas = _standard_deviations(sigmas, bandwidth_is)
         self.jitter = above_zero("jitter", jitter)
         self.regulariser = one_of("regulariser", regulariser, get_args(Regulariser))
@@ -118,7 +105,7 @@ class GRAMNet(AdversarialModule):
         self.update_order = one_of("update", update, ("simultaneous", "sequential"))
         self.log_condition_number = log_condition_number
         self.log_d_star = log_d_star
-        self._warned = False
+        self.diagnostics = RatioDiagnostics()
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One step of both players."""
@@ -163,8 +150,8 @@ class GRAMNet(AdversarialModule):
         ratio, escalations = estimate_ratio(grams, self.jitter)
         before = self.latest.get("jitter_escalations", 0)
         self.latest["jitter_escalations"] = before + escalations
-        if self._is_logged_next():
-            self.latest.update(self._diagnostics(real, fake, grams, ratio))
+        if self.clock.is_logged_step(ahead=1):
+            self.latest.update(self.diagnostics.values(self, real, fake, grams, ratio))
         return projector_loss(ratio, self.regulariser, self.regulariser_weight)
 
     def _matching_loss(self, grams: GramMatrices) -> Tensor:
@@ -172,54 +159,10 @@ class GRAMNet(AdversarialModule):
         self.latest["mmd2"] = mmd2.detach()
         return mmd_root(mmd2) if self.mmd_root else mmd2
 
-    # --- what is logged -------------------------------------------------------------------------
-
-    def _is_logged_next(self) -> bool:
-        """Whether loggers will be due when the generator has stepped."""
-        if self._trainer is None:  # A loss can be had without one.
-            return False
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return every > 0 and (self.global_step + 1) % every == 0
-
-    @torch.no_grad()
-    def _diagnostics(
-        self, real: Tensor, fake: Tensor, grams: GramMatrices, ratio: Tensor
-    ) -> dict[str, Tensor]:
-        q, p = grams.features[: grams.n_q], grams.features[grams.n_q :]
-        values = {
-            "pearson_divergence": pearson_divergence(ratio),
-            "ratio_second_moment": ratio.square().mean(),
-            "ratio_mean": ratio.mean(),
-            "ratio_min": ratio.min(),
-            "ratio_negative_share": (ratio < 0).to(ratio.dtype).mean(),
-            "fake_feature_scale": q.square().mean().sqrt(),
-            "real_feature_scale": p.square().mean().sqrt(),
-        }
-        if self.log_condition_number:
-            numbers = condition_numbers(grams, self.jitter)
-            values["condition_number"] = numbers.max()
-            if len(numbers) > 1:
-                values |= {f"condition_number/{i}": number for i, number in enumerate(numbers)}
-        if self.log_d_star:
-            values["d_star"] = ratio_error(fake, real, ratio, grams.sigmas, self.jitter)
-        return values
-
     def log_now(self, values: Mapping[str, Tensor | float]) -> None:
         """Give values to all loggers, and warn once if the ratio has died."""
         super().log_now(values)
-        if self._warned or isinstance(self.sigmas, str) or "ratio_mean" not in values:
-            return
-        mean = float(values["ratio_mean"])
-        scale = max(float(values[f"{kind}_feature_scale"]) for kind in ("fake", "real"))
-        if mean < _DEAD_RATIO and scale > max(self.sigmas):
-            self._warned = True
-            rank_zero_warn(
-                f"The ratio has died at generator step {self.global_step}: its mean is {mean:.3g}, "
-                f"and should be near 1. The projected features have grown to a scale of {scale:.3g}"
-                f" with bandwidths up to {max(self.sigmas):.3g}, and few are within reach of one "
-                "another: neither player learns much. Give larger sigmas, or 'median'; or a "
-                "smaller learning rate or spectral normalization to the critic."
-            )
+        self.diagnostics.warn_if_dead(self, values)
 
 
 def _standard_deviations(

@@ -1,30 +1,30 @@
-"""MMD GAN: a critic that learns the kernel's features, with the terms that tame it."""
+"""MMD GAN: a critic that learns the kernel's features, with the penalties that tame it."""
 
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_igm.checks import above_zero, non_negative, one_of
+from lightning_igm.checks import non_negative, one_of
 from lightning_igm.losses.jacobians import features_of, suited
 from lightning_igm.losses.kernels import Gaussian, Kernel
 from lightning_igm.losses.mmd import mmd2
-from lightning_igm.losses.mmd_gan import one_sided_term
 from lightning_igm.losses.penalties import activation_penalty, witness_penalty
 from lightning_igm.losses.ratio import mmd_root
 from lightning_igm.modules.discrepancy import DiscrepancyGAN
-from lightning_igm.networks.autoencoder import AutoencoderCritic
 from lightning_igm.networks.base import activations
 
 __all__ = ["MMDGAN"]
 
+Seen = tuple[Tensor, list[Tensor]]
+"""Features ``(N, D)`` of a batch; and activations of every layer, if they are penalised."""
+
 
 class MMDGAN(DiscrepancyGAN):
-    """Maximum mean discrepancy GAN, in its two forms.
+    """Maximum mean discrepancy GAN.
 
     "Demystifying MMD GANs" (Bińkowski, Sutherland, Arbel and Gretton, ICLR 2018,
-    https://arxiv.org/abs/1801.01401), the form of the defaults::
+    https://arxiv.org/abs/1801.01401)::
 
         D = MMD^2_u of k(x, y) = K(f(x), f(y))
         L_D = -D + gp mean (||grad w(x^)|| - 1)^2 + l2 sum of the layers' mean squares
@@ -32,21 +32,8 @@ class MMDGAN(DiscrepancyGAN):
 
     with the witness w(t) = mean_i K(f(t), f(x_i)) - mean_j K(f(t), f(y_j)), x^ uniform on the line
     from x to y, and the norm over all of an image's values. The published MMDGAN-GP-L2 has 16
-    features, a mixture of rational quadratic kernels with a linear one, and both weights 1.
-
-    "MMD GAN: Towards Deeper Understanding of Moment Matching Network" (Li, Chang, Cheng, Yang and
-    Póczos, NIPS 2017, https://arxiv.org/abs/1705.08584), with a decoder h of the features, as its
-    code has it::
-
-        D = sqrt(MMD^2_b) + 16 O,    O = -mean_j max(0, mean_i f(y_i)_j - mean_i f(x_i)_j)
-        L_D = -D + 8 mean (x - h(f(x)))^2 + 8 mean (y - h(f(y)))^2
-        L_G = D
-
-    where every parameter of f, and none of h, is cut to [-0.01, 0.01] before each critic step. Of
-    that form are ``decoder``, ``autoencoder_weight: 8``, ``one_sided_weight: 16``, ``encoder_clip:
-    0.01``, ``mmd_root: true`` with ``estimator: biased``, a sum of Gaussians of bandwidths 1, 2, 4,
-    8 and 16, and five critic steps that are 100 before each of the first 25 generator steps and of
-    every 500th (``critic_burst_steps``, ``critic_burst_start``).
+    features, a mixture of rational quadratic kernels with a linear one, and both weights 1. The
+    MMD GAN of Li et al. is :class:`~lightning_igm.modules.autoencoder_mmd_gan.AutoencoderMMDGAN`.
 
     Args:
         generator: Maps latents ``(N, latent_dim)`` to images ``(N, C, H, W)``.
@@ -56,15 +43,10 @@ class MMDGAN(DiscrepancyGAN):
         activation_penalty: l2.
         estimator: Of MMD^2.
         critic_steps: Critic steps per generator step.
-        decoder: h, maps features ``(N, D)`` to images; the critic's optimizer trains it too.
-        autoencoder_weight: Weight of each of the two reconstruction errors.
-        one_sided_weight: Weight of O.
-        swap_one_sided: Take x for y in O, as the code of Generative Ratio Matching Networks does.
-        encoder_clip: Largest absolute value of the critic's parameters; None for no limit.
-        mmd_root: Whether D has the root of MMD^2.
+        mmd_root: Whether D is the root of MMD^2.
         same_batch: Whether all updates of a round, the generator's too, see the same real images
             (and fresh fakes), instead of a batch each.
-        **kwargs: The arguments of :class:`~lightning_igm.modules.adversarial.AdversarialModule`.
+        **kwargs: The arguments of :class:`~lightning_igm.modules.rounds.CriticRounds`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -77,7 +59,7 @@ class MMDGAN(DiscrepancyGAN):
         torch.Size([4, 3, 32, 32])
     """
 
-    logged = ("discrepancy", "gradient_penalty", "activation_penalty", "reconstruction_error")
+    logged: tuple[str, ...] = ("discrepancy", "gradient_penalty", "activation_penalty")
 
     def __init__(
         self,
@@ -88,27 +70,15 @@ class MMDGAN(DiscrepancyGAN):
         activation_penalty: float = 0.0,
         estimator: Literal["unbiased", "biased", "u_statistic"] = "unbiased",
         critic_steps: int = 5,
-        decoder: nn.Module | None = None,
-        autoencoder_weight: float = 8.0,
-        one_sided_weight: float = 0.0,
-        swap_one_sided: bool = False,
-        encoder_clip: float | None = None,
         mmd_root: bool = False,
         same_batch: bool = False,
         **kwargs: Any,
     ) -> None:
-        network = critic if decoder is None else AutoencoderCritic(critic, decoder)
-        super().__init__(generator, network, critic_steps=critic_steps, **kwargs)
+        super().__init__(generator, critic, critic_steps=critic_steps, **kwargs)
         self.kernel = kernel or Gaussian(1.0)
         self.gradient_penalty = non_negative("gradient_penalty", gradient_penalty)
         self.activation_penalty = non_negative("activation_penalty", activation_penalty)
         self.estimator = one_of("estimator", estimator, ("unbiased", "biased", "u_statistic"))
-        self.autoencoder_weight = non_negative("autoencoder_weight", autoencoder_weight)
-        self.one_sided_weight = non_negative("one_sided_weight", one_sided_weight)
-        self.swap_one_sided = swap_one_sided
-        self.encoder_clip = (
-            encoder_clip if encoder_clip is None else above_zero("encoder_clip", encoder_clip)
-        )
         if mmd_root and estimator != "biased":
             raise ValueError(
                 f"estimator: {estimator!r} is not allowed with mmd_root, as it can be negative; it "
@@ -119,42 +89,30 @@ class MMDGAN(DiscrepancyGAN):
 
     @property
     def encoder(self) -> nn.Module:
-        """f, without its decoder."""
-        return self.critic.encoder if isinstance(self.critic, AutoencoderCritic) else self.critic
-
-    @property
-    def decoder(self) -> nn.Module | None:
-        """h; None in the form without."""
-        return self.critic.decoder if isinstance(self.critic, AutoencoderCritic) else None
-
-    def setup(self, stage: str) -> None:
-        """Check, beyond the base's checks, that the decoder makes images of features."""
-        super().setup(stage)
-        shape = getattr(getattr(self.trainer, "datamodule", None), "image_shape", None)
-        if self.decoder is None or shape is None:
-            return
-        images = torch.zeros(2, *shape, dtype=self.weights_dtype)
-        features = self.try_out("critic", images, "images").view(2, -1)
-        decoded = self.try_out("decoder", features, "features")
-        if decoded.shape != images.shape:
-            raise ValueError(
-                f"decoder: its images are {tuple(decoded.shape[1:])} and the data's are "
-                f"{tuple(shape)}; set both to the same size"
-            )
+        """F."""
+        return self.critic
 
     @property
     def critic_is_differentiated_once(self) -> bool:
-        """Whether it is called as a whole: without penalties, and without a decoder."""
-        return not (self.gradient_penalty or self.activation_penalty) and self.decoder is None
+        """Whether it is called as a whole: without penalties."""
+        return not (self.gradient_penalty or self.activation_penalty)
 
     def discrepancy(self, real: Tensor, fake: Tensor) -> Tensor:
-        """D, MMD^2 of the features or its root with the one-sided term."""
-        return self._discrepancy(features_of(self.encoder, real), features_of(self.encoder, fake))
+        """D."""
+        return self.of_features(features_of(self.encoder, real), features_of(self.encoder, fake))
+
+    def of_features(self, x: Tensor, y: Tensor) -> Tensor:
+        """D, of features ``(N, D)``."""
+        squared = mmd2(self.kernel, x, y, estimator=self.estimator)
+        return mmd_root(squared) if self.mmd_root else squared
 
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Minus the discrepancy, and the penalties and reconstruction errors."""
-        (x, real_layers), (y, fake_layers) = map(self._features_and_layers, (real, fake))
-        discrepancy = self._discrepancy(x, y)
+        """Minus the discrepancy, and the penalties."""
+        return self._critic_loss(real, fake, self._seen(real), self._seen(fake))
+
+    def _critic_loss(self, real: Tensor, fake: Tensor, of_real: Seen, of_fake: Seen) -> Tensor:
+        (x, real_layers), (y, fake_layers) = of_real, of_fake
+        discrepancy = self.of_features(x, y)
         self.log_training({"discrepancy": discrepancy})
         loss = -discrepancy
         if self.gradient_penalty:
@@ -167,11 +125,13 @@ class MMDGAN(DiscrepancyGAN):
             penalty = activation_penalty(real_layers + fake_layers)
             self.log_training({"activation_penalty": penalty})
             loss = loss + self.activation_penalty * penalty
-        if self.decoder is not None:
-            error = F.mse_loss(self.decoder(x), real) + F.mse_loss(self.decoder(y), fake)
-            self.log_training({"reconstruction_error": error})
-            loss = loss + self.autoencoder_weight * error
         return loss
+
+    def _seen(self, images: Tensor) -> Seen:
+        if not self.activation_penalty:
+            return features_of(self.encoder, images), []
+        with torch.autocast(images.device.type, enabled=False):
+            return activations(self.encoder, suited(self.encoder, images))
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One update per batch, or a whole round."""
@@ -182,28 +142,3 @@ class MMDGAN(DiscrepancyGAN):
         while self.critic_steps_taken < self.critic_steps_due():
             self.critic_step(real)
         self.generator_step(real)
-
-    def critic_step(self, real: Tensor) -> None:
-        """Clip the encoder, and update the critic once; the generator sees what comes out."""
-        if self.encoder_clip is not None:
-            with torch.no_grad():
-                for parameter in self.encoder.parameters():
-                    parameter.clamp_(-self.encoder_clip, self.encoder_clip)
-        super().critic_step(real)
-
-    def _discrepancy(self, x: Tensor, y: Tensor) -> Tensor:
-        discrepancy = mmd2(self.kernel, x, y, estimator=self.estimator)
-        if self.mmd_root:
-            discrepancy = mmd_root(discrepancy)
-        if self.one_sided_weight:
-            one_sided = one_sided_term(x, y, swapped=self.swap_one_sided)
-            discrepancy = discrepancy + self.one_sided_weight * one_sided
-        return discrepancy
-
-    def _features_and_layers(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Features ``(N, D)``, and every layer's activations if they are penalised."""
-        if not self.activation_penalty:
-            return features_of(self.encoder, images), []
-        with torch.autocast(images.device.type, enabled=False):
-            features, layers = activations(self.encoder, suited(self.encoder, images))
-        return features, layers

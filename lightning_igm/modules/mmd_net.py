@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
-from torch.optim import SGD, Optimizer, RMSprop
+from torch.optim import SGD
 
 from lightning_igm.distributed import mean_gradients, world_size
 from lightning_igm.losses.jacobians import global_rows
@@ -15,8 +15,14 @@ from lightning_igm.losses.kernels import Gaussian, Kernel
 from lightning_igm.losses.mmd import mmd2
 from lightning_igm.losses.ratio import mmd_root
 from lightning_igm.modules.base import ImplicitGenerativeModule
-from lightning_igm.modules.pretraining import AutoencoderTraining, check_momenta, momentum_at
-from lightning_igm.modules.support import stated_range
+from lightning_igm.modules.players import Player, optimizer_of
+from lightning_igm.modules.pretraining import (
+    AutoencoderTraining,
+    check_momenta,
+    momentum_at,
+    set_momentum,
+)
+from lightning_igm.modules.set_up import stated_range
 from lightning_igm.networks.autoencoder import Autoencoder
 
 __all__ = ["MMDNet"]
@@ -62,6 +68,7 @@ class MMDNet(ImplicitGenerativeModule):
     """
 
     logged = ("discrepancy", "autoencoder_loss")
+    kept = ("autoencoder_steps_taken",)
 
     def __init__(
         self,
@@ -76,13 +83,12 @@ class MMDNet(ImplicitGenerativeModule):
         super().__init__(generator, **kwargs)
         self.kernel = kernel or Gaussian(1.0)
         self.root = root
-        self.momentum = momentum or {}
-        check_momenta("momentum", self.momentum)
+        self.momentum = check_momenta("momentum", momentum or {})
         self.autoencoder = autoencoder
         self.pretraining = pretraining or AutoencoderTraining()
         self.autoencoder_steps_taken = 0
         if autoencoder is not None:
-            self._optimizers["autoencoder"] = (partial(SGD, lr=self.pretraining.lr), None)
+            self.players["autoencoder"] = Player(partial(SGD, lr=self.pretraining.lr))
 
     @property
     def image_generator(self) -> nn.Module:
@@ -110,10 +116,9 @@ class MMDNet(ImplicitGenerativeModule):
 
     def generator_step(self, real: Tensor) -> None:
         """Update the generator once, on images or on their codes."""
-        optimizers: Any = self.optimizers(use_pl_optimizer=False)
-        optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
         if self.momentum:
-            _set_momentum(optimizer, momentum_at(self.momentum, self.global_step))
+            optimizer = optimizer_of(self, self.players, "generator", counted=False)
+            set_momentum(optimizer, momentum_at(self.momentum, self.global_step))
         if self.autoencoder is not None:
             with torch.no_grad():
                 real = self.autoencoder.encode(real)
@@ -140,10 +145,10 @@ class MMDNet(ImplicitGenerativeModule):
         levels, momentum, begins = self.pretraining.stage(
             self.autoencoder_steps_taken, autoencoder.depth
         )
-        optimizer = cast(list[Any], self.optimizers(use_pl_optimizer=False))[1]
+        optimizer = optimizer_of(self, self.players, "autoencoder", counted=False)
         if begins:
             optimizer.state.clear()
-        _set_momentum(optimizer, momentum)
+        set_momentum(optimizer, momentum)
         with torch.no_grad():
             targets = autoencoder.encode(images, depth=levels.start)
         logits = autoencoder.reconstruct(targets, levels, self._dropped)
@@ -152,7 +157,7 @@ class MMDNet(ImplicitGenerativeModule):
         self.log_training({"autoencoder_loss": loss})
         parameters = autoencoder.parameters_of(levels)
         gradients = mean_gradients(torch.autograd.grad(loss, parameters))
-        self._watch("autoencoder", loss, gradients)
+        self.finite_losses.watch("autoencoder", loss, gradients, self.global_step)
         scale = (self.pretraining.max_gradient_norm / get_total_norm(gradients)).clamp(max=1)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient * scale
@@ -171,7 +176,7 @@ class MMDNet(ImplicitGenerativeModule):
         kept = global_rows(hidden.shape[0], draw) >= rate
         return hidden * kept / (1 - rate)
 
-    # --- checks and checkpoints -----------------------------------------------------------------
+    # --- checks ----------------------------------------------------------------------------------
 
     def _check_images(
         self, shape: tuple[int, ...] | None, value_range: tuple[float, float] | None
@@ -201,16 +206,6 @@ class MMDNet(ImplicitGenerativeModule):
                     "and codes must be in [0, 1]"
                 )
 
-    def training_state(self) -> dict[str, Any]:
-        """The base's state and how far the autoencoder is."""
-        own = {"autoencoder_steps_taken": self.autoencoder_steps_taken}
-        return super().training_state() | own
-
-    def load_training_state(self, state: dict[str, Any]) -> None:
-        """Take up :meth:`training_state`."""
-        super().load_training_state(state)
-        self.autoencoder_steps_taken = state["autoencoder_steps_taken"]
-
 
 class _Decoded(nn.Module):
     """A generator of codes, and their decoder."""
@@ -222,13 +217,3 @@ class _Decoded(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         return self.autoencoder.decode(self.generator(latent))
-
-
-def _set_momentum(optimizer: Optimizer, momentum: float) -> None:
-    for group in optimizer.param_groups:
-        if "momentum" in group:
-            group["momentum"] = momentum
-    if momentum and isinstance(optimizer, RMSprop):
-        # It makes its buffers in its first step, and only if it has a momentum then.
-        for parameter, state in optimizer.state.items():
-            state.setdefault("momentum_buffer", torch.zeros_like(parameter))

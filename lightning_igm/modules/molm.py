@@ -4,12 +4,10 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_igm.checks import non_negative, one_of, positive
-from lightning_igm.distributed import all_mean, all_sum, mean_gradients, world_size
-from lightning_igm.losses._support import couples_images
+from lightning_igm.distributed import all_mean, all_sum, world_size
 from lightning_igm.losses.adversarial import logistic_critic_loss
 from lightning_igm.losses.moments import (
     check_moment_network,
@@ -18,7 +16,9 @@ from lightning_igm.losses.moments import (
     moment_statistics,
 )
 from lightning_igm.modules.adversarial import AdversarialModule
-from lightning_igm.modules.support import kept_buffers
+from lightning_igm.modules.phase_report import begin_report, end_report
+from lightning_igm.modules.players import Player
+from lightning_igm.modules.set_up import check_independent_images, ordered_data
 
 __all__ = ["MoLM"]
 
@@ -75,6 +75,7 @@ class MoLM(AdversarialModule):
     """
 
     logged = ("mean_squared_moment",)
+    kept = ("data_moments", "features", "before_phase")
 
     def __init__(
         self,
@@ -92,36 +93,26 @@ class MoLM(AdversarialModule):
         super().__init__(generator, critic, critic_steps=critic_steps, **kwargs)
         self.critic_interval = positive("critic_interval", critic_interval)
         self.penalty_weight = non_negative("penalty_weight", penalty_weight)
-        if self.critic_burst_steps is not None:
-            raise ValueError(
-                f"critic_burst_steps: {self.critic_burst_steps} is not allowed; MoLM's critic "
-                "steps come in phases, of critic_steps every critic_interval generator steps"
-            )
         self.learn_moments = learn_moments
         self.estimator = one_of("estimator", estimator, ("one_batch", "two_batch", "u_statistic"))
         self.hidden_weight = non_negative("hidden_weight", hidden_weight)
         self.pixel_weight = non_negative("pixel_weight", pixel_weight)
         check_moment_network(critic)
         if not learn_moments:  # A schedule of an optimizer that never steps is a mistake to torch.
-            self._optimizers["critic"] = (self._optimizers["critic"][0], None)
+            self.players["critic"] = Player(self.players["critic"].optimizer)
         if estimator == "u_statistic":
-            for name, module in generator.named_modules():
-                if couples_images(module):
-                    raise ValueError(
-                        f"estimator: 'u_statistic' needs independent fakes, but the generator's "
-                        f"layer {name!r} is a {type(module).__name__}; use a generator without "
-                        "batch normalization, or estimator 'one_batch' or 'two_batch'"
-                    )
+            check_independent_images("estimator", generator)
         self.data_moments: Tensor | None = None
         """Mean moments ``(k,)`` of the whole training set; None from a critic step to the next
         generator step."""
-        self._before_phase: dict[str, Tensor] = {}
+        self.before_phase: dict[str, Tensor] = {}
+        """What the running critic phase began with, if it is reported."""
 
     def setup(self, stage: str) -> None:
         """Check, beyond the base's checks, that the data can be passed over in order."""
         super().setup(stage)
         if stage == "fit":
-            self.ordered_data()
+            ordered_data(self)
             # The generator's gradient is a small difference of moments: TF32 has too few digits.
             torch.backends.cudnn.allow_tf32 = False
 
@@ -137,16 +128,14 @@ class MoLM(AdversarialModule):
         """One critic step inside a critic phase, one generator step outside."""
         real = self.images_of(batch)
         if self.critic_steps_taken < self.critic_steps_due():
-            if self.critic_steps_taken == 0 and self._phase_is_logged():
-                self._begin_critic_phase(real)
+            begin_report(self, real)
             self.critic_step(real)
             self.data_moments = None
-        else:
-            if self.data_moments is None:
-                self.data_moments = self.training_set_moments()
-                if self._before_phase:
-                    self._end_critic_phase(real)
-            self.generator_step(real)
+            return
+        if self.data_moments is None:
+            self.data_moments = self.training_set_moments()
+            end_report(self, real)
+        self.generator_step(real)
 
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         """Eq. 2, minimised: classification and the penalty on the norm of the real moments."""
@@ -169,7 +158,7 @@ class MoLM(AdversarialModule):
         n = world_size() * fake.shape[0]
         if n < 2:
             raise ValueError(f"estimator: 'u_statistic' needs 2 fakes or more in a batch, not {n}")
-        mean, squared_norms = moment_statistics(self.critic, fake, **self._features)
+        mean, squared_norms = moment_statistics(self.critic, fake, **self.features)
         mean, squared_norm = all_mean(mean), all_mean(squared_norms.mean())
         # Mean over pairs of different fakes = mean over all pairs - what pairs with itself adds.
         own_pairs = (squared_norm - mean.dot(mean)) / (n - 1)
@@ -177,7 +166,7 @@ class MoLM(AdversarialModule):
 
     def generator_step(self, real: Tensor) -> None:
         """Update the generator once; the two-batch estimator takes two passes of the generator."""
-        fake = torch.cat([self.generate(real.shape[0]) for _ in range(self._passes)])
+        fake = torch.cat([self.generate(real.shape[0]) for _ in range(self.passes)])
         self.update("generator", self.generator_loss(real, fake))
         self.critic_steps_taken = 0
 
@@ -186,7 +175,7 @@ class MoLM(AdversarialModule):
         """Mean moments ``(k,)`` of all training images; batches leave only their sum."""
         total, count = None, 0
         for images in self.training_images():
-            moments = mean_moments(self.critic, images, **self._features) * images.shape[0]
+            moments = mean_moments(self.critic, images, **self.features) * images.shape[0]
             total = moments if total is None else total.add_(moments)
             count += images.shape[0]
         if total is None:
@@ -200,25 +189,11 @@ class MoLM(AdversarialModule):
         Augmentation is part of that, by the data module's seed, the same in every pass. Under
         several ranks, this rank's share of them.
         """
-        for batch in self.ordered_data().ordered_train_dataloader():
+        for batch in ordered_data(self).ordered_train_dataloader():
             yield self.images_of(self.trainer.strategy.batch_to_device(batch, dataloader_idx=0))
 
-    def ordered_data(self) -> Any:
-        """The data module, which must be able to give every training image once, in order.
-
-        Raises:
-            ValueError: It is not.
-        """
-        data = getattr(self.trainer, "datamodule", None)
-        if not hasattr(data, "ordered_train_dataloader"):
-            raise ValueError(
-                f"data: {type(data).__name__} has no ordered_train_dataloader(), which must give "
-                "every training image once, in order; subclass lightning_igm.data.ImageDataModule"
-            )
-        return data
-
     def _moments(self, images: Tensor) -> Tensor:
-        return all_mean(mean_moments(self.critic, images, images_only=True, **self._features))
+        return all_mean(mean_moments(self.critic, images, images_only=True, **self.features))
 
     @property
     def num_moments(self) -> int:
@@ -226,75 +201,17 @@ class MoLM(AdversarialModule):
         return sum(parameter.numel() for parameter in self.critic.parameters())
 
     @property
-    def _features(self) -> dict[str, Any]:
+    def features(self) -> dict[str, float]:
+        """Weights of the features that are moments beside the gradients."""
         return {"hidden_weight": self.hidden_weight, "pixel_weight": self.pixel_weight}
 
+    @features.setter
+    def features(self, kept: dict[str, float]) -> None:
+        """Those of a checkpoint: moments of others would be others, and are made anew."""
+        if kept != self.features:
+            self.data_moments = None
+
     @property
-    def _passes(self) -> int:
+    def passes(self) -> int:
+        """Batches of fakes that a generator step takes."""
         return 2 if self.estimator == "two_batch" else 1
-
-    # --- what a critic phase changed ------------------------------------------------------------
-
-    def _phase_is_logged(self) -> bool:
-        """Whether to measure a phase: each, unless they come faster than logs are written."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return self.critic_interval >= every > 0 or self.clock.is_logged_step()
-
-    def _begin_critic_phase(self, real: Tensor) -> None:
-        self._before_phase = self._critic_accuracy(real, "before")
-        if self.data_moments is not None:
-            self._before_phase["gradient"] = self._generator_gradient(real)
-
-    def _end_critic_phase(self, real: Tensor) -> None:
-        before, self._before_phase = self._before_phase, {}
-        values = {name: self.latest[name] for name in ("critic_loss", "mean_squared_moment")}
-        if "gradient" in before:
-            gradients = before.pop("gradient"), self._generator_gradient(real)
-            values["generator_gradient_cosine"] = F.cosine_similarity(*gradients, dim=0)
-        self.log_now(values | before | self._critic_accuracy(real, "after"))
-
-    def _generator_gradient(self, real: Tensor) -> Tensor:
-        """Gradient ``(d,)`` of the generator's loss, at the same latents before and after."""
-        parameters = [p for p in self.generator.parameters() if p.requires_grad]
-        with kept_buffers(self.generator):
-            fake = torch.cat([self(z) for z in self._own_latents(real, self._passes)])
-            loss = self.generator_loss(real, fake)
-            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        return torch.cat([gradient.flatten() for gradient in mean_gradients(gradients)])
-
-    def _own_latents(self, real: Tensor, passes: int) -> list[Tensor]:
-        """Latents for measuring; whether a phase is measured must not change the training."""
-        noise = torch.Generator(self.device).manual_seed(self.global_step)
-        return [self.training_latent(real.shape[0], noise) for _ in range(passes)]
-
-    @torch.no_grad()
-    def _critic_accuracy(self, real: Tensor, when: str) -> dict[str, Tensor]:
-        with kept_buffers(self.generator):
-            (latent,) = self._own_latents(real, 1)
-            fake = self(latent)
-        return {
-            f"critic_accuracy_real_{when}": all_mean((self.critic(real) > 0).float().mean()),
-            f"critic_accuracy_fake_{when}": all_mean((self.critic(fake) <= 0).float().mean()),
-        }
-
-    # --- checkpoints ----------------------------------------------------------------------------
-
-    def training_state(self) -> dict[str, Any]:
-        """The base's state, the data's moments, and what a running phase began with."""
-        own = {"data_moments": self.data_moments, "before_phase": self._before_phase}
-        return super().training_state() | own | {"features": self._features}
-
-    def load_training_state(self, state: dict[str, Any]) -> None:
-        """Take up :meth:`training_state`."""
-        super().load_training_state(state)
-        # Of other features they would be other moments; they are made anew then.
-        same = state["features"] == self._features
-        self.data_moments = state["data_moments"] if same else None
-        self._before_phase = state["before_phase"]
-
-    def on_fit_start(self) -> None:
-        """Move what a checkpoint brought to the device."""
-        super().on_fit_start()
-        if self.data_moments is not None:
-            self.data_moments = self.data_moments.to(self.device)
-        self._before_phase = {k: v.to(self.device) for k, v in self._before_phase.items()}

@@ -1,7 +1,6 @@
 """Lightning's callbacks on generator steps and scores; those that cannot work are refused."""
 
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
@@ -9,6 +8,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Mode
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_igm.modules.clock import GeneratorClock
+from lightning_igm.modules.declared import declared
 
 __all__ = [
     "check_callback",
@@ -136,7 +136,7 @@ class _RatesOfPlayers(LearningRateMonitor):
 
 def _check_monitor(callback: Any, trainer: Trainer, module: LightningModule) -> None:
     losses = [f"{player}_loss" for player in cast(Any, module).players]
-    made = [*_scores(trainer), *losses, *_declared(module)]
+    made = [*_scores(trainer), *losses, *declared(module, "logged")]
     own = all(_is_ours(kind) for kind in map(type, [module, *_callbacks(trainer)]))
     name: str = callback.monitor
     if name in (*made, "step", "epoch") or name.startswith("lr-") or not own:
@@ -147,12 +147,6 @@ def _check_monitor(callback: Any, trainer: Trainer, module: LightningModule) -> 
         f"{type(callback).__name__}.monitor: {name!r} is not allowed; it must be "
         f"{', '.join(shown)}{hint}"
     )
-
-
-def _declared(module: LightningModule) -> Iterator[str]:
-    """What the method and its bases say that they log."""
-    for kind in type(module).__mro__:
-        yield from vars(kind).get("logged", ())
 
 
 def _is_ours(kind: type) -> bool:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
+from torch.optim import Optimizer, RMSprop
+
 from lightning_igm.checks import above_zero, positive
 
 __all__ = ["AutoencoderTraining", "Stage"]
@@ -83,7 +86,7 @@ def momentum_at(momenta: dict[int, float], step: int) -> float:
     return momenta[max(begun)] if (begun := [first for first in momenta if first <= step]) else 0.0
 
 
-def check_momenta(name: str, momenta: dict[int, float]) -> None:
+def check_momenta(name: str, momenta: dict[int, float]) -> dict[int, float]:
     """Check momenta by first step.
 
     Raises:
@@ -95,3 +98,15 @@ def check_momenta(name: str, momenta: dict[int, float]) -> None:
                 f"{name}: {value} from step {step} on is not allowed; steps must be 0 or more and "
                 "momenta in [0, 1)"
             )
+    return momenta
+
+
+def set_momentum(optimizer: Optimizer, momentum: float) -> None:
+    """Set the momentum of an optimizer, if it has one."""
+    for group in optimizer.param_groups:
+        if "momentum" in group:
+            group["momentum"] = momentum
+    if momentum and isinstance(optimizer, RMSprop):
+        # It makes its buffers in its first step, and only if it has a momentum then.
+        for parameter, state in optimizer.state.items():
+            state.setdefault("momentum_buffer", torch.zeros_like(parameter))

@@ -54,7 +54,7 @@ class SMMDGAN(DiscrepancyGAN):
         jacobian_probes: Number of random vectors for an unbiased estimate of the squared norms
             (Hutchinson's), which costs less where f has more features than that; None for the exact
             norms.
-        **kwargs: The arguments of :class:`~lightning_igm.modules.adversarial.AdversarialModule`.
+        **kwargs: The arguments of :class:`~lightning_igm.modules.rounds.CriticRounds`.
 
     Raises:
         ValueError: An argument is out of range, or the kernel has no second derivative at zero.

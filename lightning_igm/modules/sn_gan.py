@@ -21,7 +21,7 @@ class SNGAN(GAN):
         generator: Maps latents ``(N, latent_dim)`` to images ``(N, C, H, W)``.
         critic: Maps images to logits ``(N,)``, spectrally normalised.
         critic_steps: Critic steps per generator step.
-        **kwargs: The arguments of :class:`~lightning_igm.modules.adversarial.AdversarialModule`.
+        **kwargs: The arguments of :class:`~lightning_igm.modules.rounds.CriticRounds`.
 
     Raises:
         ValueError: The critic is not spectrally normalised, or an argument is out of range.

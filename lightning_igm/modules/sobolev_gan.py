@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from lightning_igm.checks import above_zero, non_negative
 from lightning_igm.losses.adversarial import wasserstein_critic_loss, wasserstein_generator_loss
 from lightning_igm.losses.penalties import values_and_sobolev_constraint
-from lightning_igm.modules.adversarial import AdversarialModule
+from lightning_igm.modules.rounds import CriticRounds
 from lightning_igm.networks.spectral import raw_weight
 
 __all__ = ["SobolevGAN"]
 
 
-class SobolevGAN(AdversarialModule):
+class SobolevGAN(CriticRounds):
     """Sobolev GAN.
 
     "Sobolev GAN" (Mroueh, Li, Sercu, Raj and Cheng, ICLR 2018, https://arxiv.org/abs/1711.04894),
@@ -33,7 +33,7 @@ class SobolevGAN(AdversarialModule):
         weight_decay: Weight of the squared parameters of all layers but the last.
         last_weight_decay: Weight of the last linear layer's.
         critic_steps: Critic steps per generator step.
-        **kwargs: The arguments of :class:`~lightning_igm.modules.adversarial.AdversarialModule`.
+        **kwargs: The arguments of :class:`~lightning_igm.modules.rounds.CriticRounds`.
 
     Attributes:
         multiplier: Lambda ``()``, in the checkpoint.

@@ -31,7 +31,7 @@ class SWGAN(DiscrepancyGAN):
         critic: f, maps images to scores ``(N,)``, without batch normalization.
         coefficient: s.
         critic_steps: Critic steps per generator step.
-        **kwargs: The arguments of :class:`~lightning_igm.modules.adversarial.AdversarialModule`.
+        **kwargs: The arguments of :class:`~lightning_igm.modules.rounds.CriticRounds`.
 
     Raises:
         ValueError: An argument is out of range.

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from lightning_igm.checks import non_negative
 from lightning_igm.losses.adversarial import wasserstein_critic_loss, wasserstein_generator_loss
 from lightning_igm.losses.penalties import gradient_penalty
-from lightning_igm.modules.adversarial import AdversarialModule
+from lightning_igm.modules.rounds import CriticRounds
 
 __all__ = ["WGANGP"]
 
 
-class WGANGP(AdversarialModule):
+class WGANGP(CriticRounds):
     """Wasserstein GAN with gradient penalty.
 
     Algorithm 1 of "Improved Training of Wasserstein GANs" (Gulrajani et al., NeurIPS 2017,
@@ -28,7 +28,7 @@ class WGANGP(AdversarialModule):
         critic: Maps images to scores ``(N,)``, without batch normalization.
         penalty_weight: lambda; 0 for a critic that is constrained by other means.
         critic_steps: Critic steps per generator step.
-        **kwargs: The arguments of :class:`~lightning_igm.modules.adversarial.AdversarialModule`.
+        **kwargs: The arguments of :class:`~lightning_igm.modules.rounds.CriticRounds`.
 
     Raises:
         ValueError: An argument is out of range.

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_igm.files import replacing
+from lightning_igm.modules.resume import settle_epochs
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -115,29 +116,6 @@ def read(path: Path, *, weights_only: bool = True) -> Saved:
             f"ckpt_path: {str(path)!r} was written by Lightning {version}; it must be 2 or later"
         )
     return Saved(path, content)
-
-
-def settle_epochs(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Count epochs of a checkpoint as they were trained.
-
-    One that is saved when a run stops counts an epoch as complete that was stopped in its middle,
-    and one that is saved at an epoch's end is continued with an empty one.
-
-    Args:
-        checkpoint: Lightning's; changed in place, and returned.
-    """
-    loop = checkpoint["loops"].get("fit_loop")
-    if not loop:
-        return checkpoint
-    epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
-    if epochs["current"]["processed"] < epochs["current"]["ready"]:
-        return checkpoint  # Saved after a batch: Lightning goes on behind it.
-    for count in (epochs["total"], epochs["current"]):
-        count["processed"] -= 0 if batches["is_last_batch"] else 1
-        count["completed"] = count["processed"]
-    if batches["is_last_batch"]:
-        batches |= {"current": dict.fromkeys(batches["current"], 0), "is_last_batch": False}
-    return checkpoint
 
 
 def _is_whole(path: Path) -> bool:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from lightning_igm.files import replacing
 from lightning_igm.metrics.images import to_uint8
 from lightning_igm.modules.base import ImplicitGenerativeModule
-from lightning_igm.modules.support import eval_mode, stated_range
+from lightning_igm.modules.modes import eval_mode
+from lightning_igm.modules.set_up import stated_range
 from lightning_igm.runs.load import load
 
 __all__ = ["QuantisedGenerator", "console", "export"]

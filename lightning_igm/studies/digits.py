@@ -17,36 +17,52 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lightning_igm import modules
+from lightning_igm.cli.presets import method_of, presets
 from lightning_igm.runs.compare import Curve, draw, interval, read_final
 from lightning_igm.studies._figure import console
 from lightning_igm.studies._runs import read_timed_curve, score_all, train_all
 
 __all__ = ["METHODS", "Run", "main", "summary"]
 
-METHODS = {
-    "MoLM": "molm/digits",
-    "random moments": "molm/digits_random",
-    "SN-SMMDGAN": "smmdgan/sn_digits",
-    "SMMDGAN": "smmdgan/digits",
-    "SN-SWGAN": "swgan/sn_digits",
-    "SWGAN": "swgan/digits",
-    "GCMMDGAN": "gcmmdgan/digits",
-    "MMDGAN-GP-L2": "mmdgan/digits",
-    "SN-MMDGAN": "mmdgan/sn_digits",
-    "MMDGAN": "mmdgan/plain_digits",
-    "SN-GAN": "sngan/digits",
-    "WGAN-GP": "wgangp/digits",
-    "Sobolev GAN": "sobolevgan/digits",
-    "Cramér GAN": "cramergan/digits",
-    "GAN": "gan/digits",
-    "GRAM-net": "gramnet/digits",
-    "MMDGAN with a decoder": "mmdgan/digits_li",
-    "MMD-net": "mmdnet/digits",
-    "MMD-net in codes": "mmdnet/digits_codes",
+_NAMES = {
+    "molm/digits": "MoLM",
+    "molm/digits_random": "random moments",
+    "smmdgan/sn_digits": "SN-SMMDGAN",
+    "smmdgan/digits": "SMMDGAN",
+    "swgan/sn_digits": "SN-SWGAN",
+    "swgan/digits": "SWGAN",
+    "gcmmdgan/digits": "GCMMDGAN",
+    "mmdgan/digits": "MMDGAN-GP-L2",
+    "mmdgan/sn_digits": "SN-MMDGAN",
+    "mmdgan/plain_digits": "MMDGAN",
+    "sngan/digits": "SN-GAN",
+    "wgangp/digits": "WGAN-GP",
+    "sobolevgan/digits": "Sobolev GAN",
+    "cramergan/digits": "Cramér GAN",
+    "gan/digits": "GAN",
+    "gramnet/digits": "GRAM-net",
+    "mmdgan/digits_li": "MMDGAN with a decoder",
+    "mmdnet/digits": "MMD-net",
+    "mmdnet/digits_codes": "MMD-net in codes",
 }
+"""What presets are called in tables, if not by their class."""
+
+
+def _methods() -> dict[str, str]:
+    """Every preset on the digits, by the name of its method."""
+    others = [name for name in presets() if "digits" in name and name not in _NAMES]
+    others.sort(key=lambda name: not name.endswith("/digits"))  # The class's name is the first's.
+    methods = {name: preset for preset, name in _NAMES.items()}
+    for preset in others:
+        method = method_of(preset)
+        methods[preset if method in methods else method] = preset
+    return methods
+
+
+METHODS = _methods()
 """Preset of each method."""
 
-_NO_CRITIC = ("MMD-net", "MMD-net in codes")
 _WATCH = ["--trainer.callbacks+=CriticSpectrum", "--trainer.callbacks.every_n_steps=100"]
 
 
@@ -146,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> str:
     }
     jobs = {}
     for (name, seed), folder in folders.items():
-        watch = [] if name in _NO_CRITIC else _WATCH
+        kind = getattr(modules, method_of(METHODS[name]))
+        watch = _WATCH if issubclass(kind, modules.AdversarialModule) else []
         jobs[folder] = ["--config", METHODS[name], f"--seed_everything={seed}", *watch, *extra]
     diverged = train_all(jobs, known.processes)
     sound = [folder for folder in folders.values() if folder not in diverged]

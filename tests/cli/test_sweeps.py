@@ -12,6 +12,7 @@ from wandb import wandb_agent
 from lightning_igm import modules
 from lightning_igm.cli import console, main
 from lightning_igm.cli.names import is_method
+from lightning_igm.cli.presets import method_of
 
 SWEEPS = sorted((Path(__file__).parents[2] / "configs/sweeps").glob("*.yaml"))
 SHRUNK = [
@@ -107,8 +108,8 @@ def test_sweeps_of_learning_rates_leave_no_method_out():
     presets = [
         preset for sweep in sweeps if "config" in sweep for preset in values(sweep["config"])
     ]
-    swept = {preset.partition("/")[0] for preset in presets}
-    assert swept == {name.lower() for name in modules.__all__ if is_method(getattr(modules, name))}
+    swept = {method_of(preset) for preset in presets}
+    assert swept == {name for name in modules.__all__ if is_method(getattr(modules, name))}
 
 
 @pytest.mark.parametrize(

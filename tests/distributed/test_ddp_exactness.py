@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
+from methods import concrete_methods, settings_on_digits
 from torch.optim import SGD, Adam
 from two_ranks import started
 
@@ -21,6 +22,7 @@ from lightning_igm.modules import (
     SNGAN,
     SWGAN,
     WGANGP,
+    AutoencoderMMDGAN,
     CramerGAN,
     GRAMNet,
     MMDNet,
@@ -118,7 +120,7 @@ class LosesItsLoss(GAN):
 def with_decoder(generator, critic, latent_dim, **arguments):
     """Li et al.'s form, whose decoder makes images of three features."""
     decoder = DCGANGenerator(latent_dim=3, image_size=8, width=4, batch_norm=False, init="he")
-    return MMDGAN(generator, critic, decoder=decoder, latent_dim=latent_dim, **arguments)
+    return AutoencoderMMDGAN(generator, critic, decoder, latent_dim=latent_dim, **arguments)
 
 
 def on_codes(generator, critic, **arguments):
@@ -203,6 +205,23 @@ RUNS = {
     ),
     "batch shift": (MMDGAN, {"critic_steps": 2, "batch_norm": "shift"}),
 }
+# Functions that make models of methods.
+MADE = {with_decoder: AutoencoderMMDGAN, on_codes: MMDNet, on_pixels: MMDNet}
+
+
+def runs_of_others(covered):
+    """Methods that no run above is of, with the plain settings of their presets on the digits."""
+    for name, kind in concrete_methods().items():
+        if kind not in covered:
+            settings = settings_on_digits(name)
+            critic = settings.get("critic", {}).get("init_args", {})
+            plain = {k: v for k, v in settings.items() if isinstance(v, bool | int | float | str)}
+            plain |= {key: critic[key] for key in ("out_dim", "spectral") if key in critic}
+            plain["critic_steps"] = min(plain.get("critic_steps", 1), 2)
+            yield name, (kind, {k: v for k, v in plain.items() if k != "latent_dim"})
+
+
+RUNS |= runs_of_others({MADE.get(kind, kind) for kind, _ in RUNS.values()})
 WRONG_RUNS = {
     "local moments": (LocalMoments, MOLM),
     "local penalty": (LocalPenalty, MOLM),
@@ -295,6 +314,11 @@ def equal(first, second):
 
 def furthest(first, second):
     return max((first[key] - second[key]).abs().max().item() for key in first)
+
+
+def test_every_method_is_among_them():
+    found = {MADE.get(kind, kind) for kind, _ in RUNS.values()}
+    assert found >= set(concrete_methods().values())
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

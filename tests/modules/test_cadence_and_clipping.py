@@ -4,7 +4,8 @@ import pytest
 import torch
 from tiny_models import fit, tiny
 
-from lightning_igm.modules import GAN, MoLM
+from lightning_igm.modules import GAN, GRAMNet, MoLM
+from lightning_igm.modules.rounds import CriticRounds
 
 
 class DueGAN(GAN):
@@ -47,9 +48,11 @@ def test_bad_values(settings, message):
         tiny(GAN, **settings)
 
 
-def test_molm_has_phases_and_no_bursts():
-    with pytest.raises(ValueError, match="critic_burst_steps: 10 is not allowed; MoLM"):
-        tiny(MoLM, critic_burst_steps=10)
+@pytest.mark.parametrize("kind", [MoLM, GRAMNet])
+def test_methods_without_rounds_have_no_bursts(kind):
+    assert not issubclass(kind, CriticRounds)
+    with pytest.raises(TypeError, match="critic_burst_steps"):
+        tiny(kind, critic_burst_steps=10)
 
 
 class Fixed(GAN):

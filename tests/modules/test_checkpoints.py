@@ -137,7 +137,7 @@ def test_noise_and_counters_go_on(tmp_path, kind):
     model = tiny(kind, critic_steps=3)
     path = saved(model, tmp_path)
     state = torch.load(path, weights_only=True)["training_state"]
-    assert torch.equal(state["noise"], model._noise.get_state())
+    assert torch.equal(state["noise"], model.noise.get_state())
     assert state["critic_steps_taken"] == 0
     loaded = tiny(kind, critic_steps=3)
     loaded.load_training_state(state)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_igm import GRAMNet
 from lightning_igm.cli import main
 from lightning_igm.losses.ratio import density_ratio, median_bandwidths
-from lightning_igm.modules import NonFiniteLossError, gram_net
+from lightning_igm.modules import NonFiniteLossError, gram_net, ratio_diagnostics
 from lightning_igm.networks import spectral_norm
 from lightning_igm.runs.folder import MetricsCSV
 
@@ -282,13 +282,17 @@ def test_nan_features_stop_the_run_and_name_the_step():
         ({"regulariser": "relu"}, r"^regulariser: 'relu' is not allowed"),
         ({"regulariser_weight": -1.0}, r"^regulariser_weight: -1.0 is not allowed"),
         ({"update": "both"}, r"^update: 'both' is not allowed"),
-        ({"critic_steps": 5}, r"^critic_steps: 5 is not allowed; an iteration of GRAMNet"),
-        ({"critic_burst_steps": 9}, r"^critic_burst_steps: 9 is not allowed"),
     ],
 )
 def test_bad_values(settings, message):
     with pytest.raises(ValueError, match=message):
         line(**settings)
+
+
+def test_an_iteration_is_one_step_of_each_player():
+    assert line().critic_steps == 1
+    with pytest.raises(TypeError, match="critic_steps"):
+        line(critic_steps=5)
 
 
 def test_a_batch_of_one_is_too_small():
@@ -346,9 +350,9 @@ def test_the_condition_number_of_each_bandwidth_is_logged(tmp_path):
 def test_diagnostics_are_made_at_logged_steps_only_and_change_nothing(tmp_path, monkeypatch):
     made = []
     for name in ("condition_numbers", "ratio_error"):
-        function = getattr(gram_net, name)
+        function = getattr(ratio_diagnostics, name)
         monkeypatch.setattr(
-            gram_net, name, lambda *a, f=function, n=name: (made.append(n), f(*a))[1]
+            ratio_diagnostics, name, lambda *a, f=function, n=name: (made.append(n), f(*a))[1]
         )
 
     def trained(folder, every, **settings):

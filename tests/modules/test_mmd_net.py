@@ -21,6 +21,7 @@ from torch import nn
 from lightning_igm import MMDNet
 from lightning_igm.cli import main
 from lightning_igm.losses.kernels import Gaussian, Sum
+from lightning_igm.modules.players import Player
 from lightning_igm.modules.pretraining import AutoencoderTraining, Stage
 from lightning_igm.networks import Autoencoder, MLPGenerator
 
@@ -234,7 +235,7 @@ def test_a_step_by_hand(taken, levels):
                 self.autoencoder_steps_taken = 13
 
     model.__class__ = Watched
-    model._optimizers["autoencoder"] = (lambda p: torch.optim.SGD(p, lr=0.05), None)
+    model.players["autoencoder"] = Player(lambda p: torch.optim.SGD(p, lr=0.05))
     fit(model, max_steps=1)
 
     reference = Autoencoder(SHAPE, (5,), CODE_DIM, (0.0, 0.0))
@@ -291,14 +292,14 @@ def test_a_batch_makes_steps_of_strided_rows():
 
 def test_dropout_is_of_the_runs_own_noise():
     model = codes()
-    model._noise = torch.Generator().manual_seed(1)
+    model.noise_stream.generator = torch.Generator().manual_seed(1)
     hidden = torch.rand(400, 50)
     first = model._dropped(hidden, 0.2)
     kept = first != 0
     assert kept.float().mean().item() == pytest.approx(0.8, abs=0.01)
     torch.testing.assert_close(first[kept], hidden[kept] / 0.8)
     assert not torch.equal(model._dropped(hidden, 0.2), first)
-    model._noise.manual_seed(1)
+    model.noise.manual_seed(1)
     assert torch.equal(model._dropped(hidden, 0.2), first)
     assert model._dropped(hidden, 0.0) is hidden
 

@@ -14,17 +14,17 @@ import pytest
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from methods import concrete_methods, presets_on_digits, settings_of
 from tiny_models import NoiseImages, fit, tiny, tiny_critic
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lightning_igm import modules
 from lightning_igm.callbacks import ExactResume, GeneratorEMA, GeneratorProgressBar
 from lightning_igm.cli import main
-from lightning_igm.cli.presets import read_preset
 from lightning_igm.losses.adversarial import logistic_critic_loss
 from lightning_igm.modules import GAN, GRAMNet, ImplicitGenerativeModule
+from lightning_igm.modules.finite import FiniteLosses
 
 ROOT = Path(__file__).parents[2]
 OURS = tuple(str(ROOT / package) for package in ("lightning_igm", "datamodules"))
@@ -169,6 +169,7 @@ def meta(monkeypatch):
     monkeypatch.setattr(torch, "autocast", autocast)
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(ImplicitGenerativeModule, "on_train_end", lambda model: None)
+    monkeypatch.setattr(FiniteLosses, "on_train_end", lambda *of_the_run: None)
 
 
 def train(model, watch, *callbacks, data=None, **settings):
@@ -195,6 +196,7 @@ def on_meta():
 # --- every method -----------------------------------------------------------------------------
 
 FEW = ["--model.critic_steps=1"]
+
 PHASES = [*FEW, "--model.critic_interval=1", "--data.batch_size=500"]
 SETTINGS = {
     "gan": [[*FEW, "--model.gradient_clip=0.1", "--model.latent_distribution=uniform"]],
@@ -218,12 +220,13 @@ SETTINGS = {
         [*FEW, "--model.mu=mix", "--model.scaling=paper"],
     ],
 }
-FILES = sorted((ROOT / "configs").glob("*/*digits*.yaml"))
-PRESETS = [f"{path.parent.name}/{path.stem}".removesuffix("/digits") for path in FILES]
+PRESETS = {name.removesuffix("/digits"): path for name, path in presets_on_digits().items()}
 CASES = [
     pytest.param(name, words, id=f"{name} {number}")
-    for name in PRESETS
-    for number, words in enumerate(SETTINGS.get(name, [FEW]))
+    for name, path in PRESETS.items()
+    for number, words in enumerate(
+        SETTINGS.get(name, [FEW if "critic_steps" in settings_of(path) else []])
+    )
 ]
 
 
@@ -242,10 +245,8 @@ def test_no_batch_waits_for_the_device(meta, preset, words):
 
 
 def test_all_exported_methods_are_among_them():
-    exported = {getattr(modules, name) for name in modules.__all__}
-    methods = {kind for kind in exported if not getattr(kind, "__abstractmethods__", True)}
-    kinds = {read_preset(path)["model"]["class_path"] for path in FILES}
-    assert {kind.__name__ for kind in methods} == kinds
+    kinds = {settings_of(path)["class_path"] for path in PRESETS.values()}
+    assert kinds == concrete_methods().keys()
 
 
 class Errors:
@@ -316,7 +317,9 @@ def test_the_watch_tells_the_line(meta):
         def critic_loss(self, real, fake):
             return logistic_critic_loss(real.mean(), self.log_now({"mean": fake.mean()}))
 
-    with pytest.raises(HostWaits, match=r"_local_scalar_dense at lightning_igm/modules/base.py:"):
+    with pytest.raises(
+        HostWaits, match=r"_local_scalar_dense at lightning_igm/modules/logged_values.py:"
+    ):
         train(tiny(Curious), Watch(), **on_meta())
 
 

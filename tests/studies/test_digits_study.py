@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lightning_igm.runs.compare import Curve
+from lightning_igm.studies import digits
 from lightning_igm.studies._runs import train_all
 from lightning_igm.studies.digits import METHODS, Run, main, summary
 
@@ -74,3 +75,14 @@ def test_diverged_run_is_no_failure_of_the_study(tmp_path):
 def test_every_preset_is_there():
     root = Path(__file__).parents[2] / "configs"
     assert all((root / f"{preset}.yaml").is_file() for preset in METHODS.values())
+    assert {*METHODS.values()} == {
+        f"{path.parent.name}/{path.stem}" for path in root.glob("*/*digits*.yaml")
+    }
+
+
+def test_a_new_preset_is_found_and_named_by_its_class(monkeypatch):
+    known = dict(digits.presets())
+    new = ("new/plain_digits", "new/digits")
+    monkeypatch.setattr(digits, "presets", lambda: known | dict.fromkeys(new))
+    monkeypatch.setattr(digits, "method_of", lambda preset: "NewGAN")
+    assert digits._methods() == METHODS | {"NewGAN": new[1], new[0]: new[0]}
