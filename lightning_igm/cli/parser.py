@@ -17,7 +17,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_igm import callbacks, data, modules, networks
-from lightning_igm.losses import kernels
+from lightning_igm.losses import fields, kernels
 from lightning_igm.modules.settings import UNFIT_SCHEDULES
 
 __all__ = [
@@ -68,6 +68,8 @@ _KNOWN_CLASSES = {
     "critic": [name for name in networks.__all__ if name.endswith("Critic")],
     "decoder": [name for name in networks.__all__ if name.endswith("Generator")],
     "autoencoder": ["Autoencoder"],
+    "features": ["ImageStatistics", "LayerFeatures"],
+    "field": [name for name in fields.__all__ if name.endswith("Field") and name != "Field"],
     "generator_optimizer": _OPTIMIZERS,
     "critic_optimizer": _OPTIMIZERS,
     "generator_scheduler": _SCHEDULES,

@@ -21,6 +21,8 @@ __all__ = [
 _YAML = re.compile(r"[:{\n]")  # A config can be given as YAML itself.
 _PAPERS = {
     "CramerGAN": "Bellemare et al., 2017",
+    "DriftingModel": "Deng et al., 2026",
+    "FeatureMatching": "dos Santos et al., ICCV 2019",
     "GAN": "Goodfellow et al., 2014",
     "GCMMDGAN": "Arbel et al., NeurIPS 2018",
     "GRAMNet": "Srivastava et al., ICLR 2020",
@@ -30,6 +32,8 @@ _PAPERS = {
     "MMDNet": "Li et al., ICML 2015",
     "MoLM": "Ravuri et al., NIPS workshop 2017",
     "MoLM(hidden_weight)": "Ravuri et al., ICML 2018",
+    "R3GAN": "Huang et al., NeurIPS 2024",
+    "RepulsiveMMDGAN": "Wang et al., ICLR 2019",
     "SMMDGAN": "Arbel et al., NeurIPS 2018",
     "SNGAN": "Miyato et al., ICLR 2018",
     "SobolevGAN": "Mroueh et al., ICLR 2018",

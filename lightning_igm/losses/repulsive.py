@@ -8,7 +8,7 @@ from lightning_igm.distributed import all_mean, gather, rank
 from lightning_igm.losses._support import as_features, autocast_off
 from lightning_igm.losses.kernels import Gaussian, Pairs
 
-__all__ = ["repulsive_critic_loss"]
+__all__ = ["check_repulsion", "repulsive_critic_loss"]
 
 
 def repulsive_critic_loss(
@@ -58,7 +58,7 @@ def repulsive_critic_loss(
         tensor(-0.9839)
     """
     kernel = Gaussian(bandwidth)
-    _check_settings(weight, bounded, lower, upper)
+    check_repulsion(weight, bounded, lower, upper)
     a, b = as_features("real", real), as_features("fake", fake)
     if a.shape[1] != b.shape[1]:
         raise ValueError(
@@ -92,7 +92,12 @@ def _off_diagonal(gram: Tensor) -> Tensor:
     return (gram.sum() - own.sum()) / (rows * (columns - 1))
 
 
-def _check_settings(weight: float, bounded: bool, lower: float, upper: float) -> None:
+def check_repulsion(weight: float, bounded: bool, lower: float, upper: float) -> None:
+    """Check the settings of :func:`repulsive_critic_loss`.
+
+    Raises:
+        ValueError: One is out of range.
+    """
     if not -1 <= weight <= 1:
         raise ValueError(f"weight: {weight} is not allowed; it must be from -1 to 1")
     if bounded and weight != -1:

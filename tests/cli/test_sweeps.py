@@ -21,6 +21,18 @@ SHRUNK = [
 ]
 
 
+FOLDERS = {
+    "DriftingModel": "drifting",
+    "FeatureMatching": "feature_matching",
+    "RepulsiveMMDGAN": "repulsive_mmdgan",
+}
+
+
+def folder(method):
+    """Of a method's presets."""
+    return FOLDERS.get(method, method.lower())
+
+
 def values(parameter):
     return parameter.get("values") or [parameter["min"], parameter["max"]]
 
@@ -80,7 +92,8 @@ def test_every_command_of_a_sweep_parses_to_its_point(path, command):
 
 def assert_taken(cli, name, value):
     if name == "config":
-        assert cli.config.model.class_path.rpartition(".")[2].lower() == value.partition("/")[0]
+        method = cli.config.model.class_path.rpartition(".")[2]
+        assert folder(method) == value.partition("/")[0]
         return
     node = cli.config
     for key in name.split("."):
@@ -108,7 +121,7 @@ def test_sweeps_of_learning_rates_leave_no_method_out():
         preset for sweep in sweeps if "config" in sweep for preset in values(sweep["config"])
     ]
     swept = {preset.partition("/")[0] for preset in presets}
-    assert swept == {name.lower() for name in modules.__all__ if is_method(getattr(modules, name))}
+    assert swept == {folder(name) for name in modules.__all__ if is_method(getattr(modules, name))}
 
 
 @pytest.mark.parametrize(
