@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_igm.checks import above_zero, one_of
 from lightning_igm.distributed import all_mean
-from lightning_igm.losses._support import as_features, autocast_off
-from lightning_igm.losses.fields import (
+from lightning_igm.losses._clouds import (
     Clouds,
-    Field,
     RadialKernel,
     kernel_gradient,
     mean_distance,
@@ -26,6 +25,8 @@ from lightning_igm.losses.fields import (
     sinkhorn,
     two_sided,
 )
+from lightning_igm.losses._support import as_features, autocast_off
+from lightning_igm.losses.fields import Field
 from lightning_igm.losses.kernels import Kernel
 
 __all__ = [
@@ -67,7 +68,6 @@ def two_sided_field(fake: Tensor, real: Tensor, temperature: float, *, mask: boo
             with ``mask``.
 
     Example:
-        >>> import torch
         >>> x = torch.tensor([0.0, 1.0])
         >>> two_sided_field(x, x, 0.5, mask=False).abs().max() < 1e-6
         tensor(True)
@@ -99,7 +99,6 @@ def sinkhorn_field(fake: Tensor, real: Tensor, epsilon: float, *, iterations: in
         ValueError: The features do not fit, epsilon is not positive, or there are no iterations.
 
     Example:
-        >>> import torch
         >>> sinkhorn_field(torch.tensor([0.0, 5.0]), torch.tensor([1.0, 7.0]), 0.5)
         tensor([[1.],
                 [2.]])
@@ -139,7 +138,6 @@ def mean_shift_field(
             one fake with ``mask``.
 
     Example:
-        >>> import torch
         >>> mean_shift_field(torch.tensor([0.0]), torch.tensor([1.0, 1.0]), 1.0)
         tensor([[1.]])
     """
@@ -169,7 +167,6 @@ def sharp_field(fake: Tensor, real: Tensor, temperature: float) -> Tensor:
         ValueError: The features do not fit, or the temperature is not positive.
 
     Example:
-        >>> import torch
         >>> sharp_field(torch.tensor([0.0]), torch.tensor([1.0]), 1.0)
         tensor([[0.5000]])
     """
@@ -194,7 +191,6 @@ def mmd_field(fake: Tensor, real: Tensor, kernel: Kernel) -> Tensor:
         ValueError: The features do not fit, or the kernel has no such derivative.
 
     Example:
-        >>> import torch
         >>> from lightning_igm.losses.kernels import Gaussian
         >>> mmd_field(torch.tensor([0.0]), torch.tensor([1.0]), Gaussian(1.0))
         tensor([[0.6065]])
@@ -232,9 +228,8 @@ def drifting_loss(
         ValueError: The features do not fit, or there is no temperature or one that is not positive.
 
     Example:
-        >>> import torch
         >>> fake, real = torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0], [5.0]])
-        >>> drifting_loss(fake.requires_grad_(), real, temperatures=[0.2]).item()
+        >>> round(drifting_loss(fake.requires_grad_(), real, temperatures=[0.2]).item(), 4)
         1.0
     """
     return drifting_loss_and_drifts(fake, real, temperatures=temperatures, field=field)[0]
@@ -256,29 +251,30 @@ def drifting_loss_and_drifts(
     for temperature in temperatures:
         above_zero("temperatures", temperature)
     clouds = Clouds(fake, real)
-    x = as_features("fake", fake).to(clouds.own.dtype)
+    x = as_features("fake", fake).to(clouds.points.dtype)
     with torch.no_grad(), autocast_off(x):
-        root = math.sqrt(clouds.own.shape[1])
+        root = math.sqrt(x.shape[1])
         scale = (mean_distance(clouds) / root).clamp_min(_LEAST_NORM)
-        scaled = clouds.scaled(scale)
-        fields = [_scaled_field(field, scaled, root * each) for each in temperatures]
-        drifts = all_mean(torch.stack([each.square().mean() for each in fields]))
-        norms = drifts.sqrt().clamp_min(_LEAST_NORM)
-        move = torch.stack([v / norm for v, norm in zip(fields, norms, strict=True)]).sum(0)
-        target = x / scale + move
+        fields = _fields(field, clouds, scale, [root * each for each in temperatures])
+        # A field in the unit of features, divided by its norm, is what it is divided by scale.
+        drifts = all_mean(torch.linalg.vector_norm(fields, dim=(1, 2)).square() / fields[0].numel())
+        rates = drifts.sqrt().clamp_min(_LEAST_NORM * scale).reciprocal()
+        move = torch.tensordot(rates, fields, dims=1)
     with autocast_off(x):
-        return all_mean((x / scale - target).square().mean()), drifts
+        scaled = x / scale
+        loss = F.mse_loss(scaled, scaled.detach() + move)
+        return all_mean(loss), drifts / scale.square()
 
 
 def _displacement(
     rule: Callable[..., Tensor], fake: Tensor, real: Tensor, *settings: Any
 ) -> Tensor:
     clouds = Clouds(fake, real)
-    with torch.no_grad(), autocast_off(clouds.own):
-        return rule(clouds, *settings)
+    with torch.no_grad(), autocast_off(clouds.points):
+        return rule(clouds, *settings) @ clouds.points
 
 
-# Of the public functions, what shares the distances of all temperatures.
+# The rules of public functions that are called with a temperature.
 _RULES: dict[Any, Callable[..., Tensor]] = {
     two_sided_field: two_sided,
     sinkhorn_field: sinkhorn,
@@ -287,10 +283,16 @@ _RULES: dict[Any, Callable[..., Tensor]] = {
 }
 
 
-def _scaled_field(
-    field: Field | Callable[..., Tensor], scaled: Clouds, temperature: float
+def _fields(
+    field: Field | Callable[..., Tensor], clouds: Clouds, scale: Tensor, temperatures: list[float]
 ) -> Tensor:
-    rule = field.displacement if isinstance(field, Field) else _RULES.get(field)
-    if rule is not None:
-        return rule(scaled, temperature)
-    return field(scaled.own, scaled.own_positives, temperature)
+    """Fields ``(T, N, D)`` of features divided by a scale, times the scale."""
+    rule = field.weights if isinstance(field, Field) else _RULES.get(field)
+    if rule is None:
+        fake, real = clouds.own(clouds.points / scale)
+        return torch.stack([field(fake, real, each) for each in temperatures]) * scale
+    # One product for all temperatures, of distances that are known.
+    scaled = clouds.scaled(clouds.distances / scale)
+    weights = torch.cat([rule(scaled, each) for each in temperatures])
+    fields: Tensor = (weights @ clouds.points).unflatten(0, (len(temperatures), -1))
+    return fields

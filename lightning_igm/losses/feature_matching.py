@@ -159,7 +159,8 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
     """Of a positive semi-definite matrix; eigenvalues that are zero but for rounding are raised."""
     values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
     values = values.clamp_min(1e-12 * values[-1]).pow(exponent)
-    return (vectors * values) @ vectors.mT
+    powers: Tensor = (vectors * values) @ vectors.mT
+    return powers
 
 
 def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:

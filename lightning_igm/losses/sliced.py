@@ -121,7 +121,7 @@ class _EnergyDistance(torch.autograd.Function):
         return 2 * ((steps.to(own.dtype) / (n * m)).square() * gaps).sum() / count
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (slopes,) = ctx.saved_tensors
         return gradients[0] * slopes, None, None

@@ -69,7 +69,7 @@ def training_images(module: ImplicitGenerativeModule) -> Iterator[Tensor]:
     Raises:
         ValueError: The data module cannot give them.
     """
-    data = getattr(module.trainer, "datamodule", None)
+    data: Any = getattr(module.trainer, "datamodule", None)
     if not hasattr(data, "ordered_train_dataloader"):
         raise ValueError(
             f"data: {type(data).__name__} has no ordered_train_dataloader(), which must give every "

@@ -118,14 +118,14 @@ class LocalFields(DriftingModel):
     """Knowingly wrong: the field of each rank's own batch."""
 
     def generator_loss(self, real, fake):
-        from lightning_igm.losses import fields
+        from lightning_igm.losses import _clouds
 
-        everything = fields.gather, fields.rank
-        fields.gather, fields.rank = lambda rows: rows, lambda: 0
+        everything = _clouds.gather, _clouds.rank
+        _clouds.gather, _clouds.rank = lambda rows: rows, lambda: 0
         try:
             return super().generator_loss(real, fake)
         finally:
-            fields.gather, fields.rank = everything
+            _clouds.gather, _clouds.rank = everything
 
 
 class LosesItsLoss(GAN):

@@ -9,6 +9,7 @@ from golden_samples import X, Y, rows
 from kernel_oracles import Polynomial, noise
 from torch.func import jacrev
 
+from lightning_igm.losses._clouds import Clouds, _plan
 from lightning_igm.losses.drifting import (
     drifting_loss,
     drifting_loss_and_drifts,
@@ -19,13 +20,11 @@ from lightning_igm.losses.drifting import (
     two_sided_field,
 )
 from lightning_igm.losses.fields import (
-    Clouds,
     MeanShiftField,
     MMDField,
     SharpField,
     SinkhornField,
     TwoSidedField,
-    _plan,
 )
 from lightning_igm.losses.kernels import Distance, Gaussian, InverseMultiquadric, Linear, Sum
 from lightning_igm.losses.mmd import mmd2
@@ -259,12 +258,17 @@ def test_a_field_is_zero_between_equal_samples_unless_it_is_masked(name):
 )
 def test_a_field_changes_its_sign_with_the_roles(field):
     """At points of its own: each set attracts where it is the real one and repels as the fakes."""
-    first, second = Clouds(X, Y), Clouds(X, Y)
     points, other = Y, X.flip(1)
-    for clouds, negatives, positives in ((first, points, other), (second, other, points)):
-        clouds.negatives, clouds.positives, clouds.own = negatives, positives, X
-        clouds.distances = torch.cdist(X, torch.cat([negatives, positives]))
-    forth, back = field.displacement(first, 0.7), field.displacement(second, 0.7)
+    fields = []
+    for negatives, positives in ((points, other), (other, points)):
+        # Its own columns are those of X: what moves X are other points, in either role.
+        clouds = Clouds(X, Y)
+        clouds.points = torch.cat([negatives, positives])
+        clouds.distances, clouds.fakes = torch.cdist(X, clouds.points), len(negatives)
+        clouds.centred = lambda weights: weights
+        weights = field.weights(clouds, 0.7)
+        fields.append(weights @ clouds.points - weights.sum(1, keepdim=True) * X)
+    forth, back = fields
     assert forth.abs().max() > 1e-2
     torch.testing.assert_close(forth, -back, rtol=0, atol=1e-12)
 
