@@ -9,7 +9,7 @@ import lightning.pytorch.loggers
 import torch
 
 from lightning_igm import callbacks, data, modules, networks
-from lightning_igm.losses import kernels
+from lightning_igm.losses import fields, kernels
 from lightning_igm.modules.players import UNFIT_SCHEDULES
 
 __all__ = ["KNOWN_CLASSES", "KNOWN_TO_LIGHTNING", "did_you_mean", "is_method"]
@@ -34,6 +34,8 @@ KNOWN_CLASSES = {
     "critic": [name for name in networks.__all__ if name.endswith("Critic")],
     "decoder": [name for name in networks.__all__ if name.endswith("Generator")],
     "autoencoder": ["Autoencoder"],
+    "features": ["ImageStatistics", "LayerFeatures"],
+    "field": [name for name in fields.__all__ if name.endswith("Field") and name != "Field"],
     "generator_optimizer": _OPTIMIZERS,
     "critic_optimizer": _OPTIMIZERS,
     "generator_scheduler": _SCHEDULES,

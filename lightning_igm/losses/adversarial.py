@@ -11,6 +11,8 @@ from lightning_igm.losses._support import as_logits
 __all__ = [
     "logistic_critic_loss",
     "non_saturating_generator_loss",
+    "relativistic_critic_loss",
+    "relativistic_generator_loss",
     "wasserstein_critic_loss",
     "wasserstein_generator_loss",
 ]
@@ -60,6 +62,52 @@ def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
     return F.softplus(-as_logits("fake_logits", fake_logits)).mean()
 
 
+def relativistic_critic_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """What the critic minimises where each real is judged beside a fake, ``-log D(x - y)``.
+
+    "The GAN is dead; long live the GAN! A Modern Baseline GAN" (Huang, Gokaslan, Kuleshov and
+    Tompkin, 2024, https://arxiv.org/abs/2501.05441), Eq. 2: the mean over pairs of
+    ``softplus(-(f(x_i) - f(y_i)))``.
+
+    Args:
+        real_logits: ``(N,)``; pairs are made by index.
+        fake_logits: ``(N,)``.
+
+    Returns:
+        ``()``, nats; log 2 for a critic that cannot tell.
+
+    Raises:
+        ValueError: There is another number of fakes.
+
+    Example:
+        >>> import torch
+        >>> relativistic_critic_loss(torch.zeros(4), torch.zeros(4))
+        tensor(0.6931)
+    """
+    return F.softplus(-_margins(real_logits, fake_logits)).mean()
+
+
+def relativistic_generator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """The generator's part of :func:`relativistic_critic_loss`, with real and fake exchanged.
+
+    Args:
+        real_logits: ``(N,)``; pairs are made by index.
+        fake_logits: ``(N,)``.
+
+    Returns:
+        ``()``, nats.
+
+    Raises:
+        ValueError: There is another number of fakes.
+
+    Example:
+        >>> import torch
+        >>> relativistic_generator_loss(torch.ones(4), torch.zeros(4))
+        tensor(1.3133)
+    """
+    return F.softplus(_margins(real_logits, fake_logits)).mean()
+
+
 def wasserstein_critic_loss(real_values: Tensor, fake_values: Tensor) -> Tensor:
     """What the critic minimises, ``mean f(g(z)) - mean f(x)``.
 
@@ -97,3 +145,15 @@ def wasserstein_generator_loss(fake_values: Tensor) -> Tensor:
         tensor(-1.)
     """
     return -as_logits("fake_values", fake_values).mean()
+
+
+def _margins(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Logits ``(N,)`` of reals less those of the fakes of the same index."""
+    real = as_logits("real_logits", real_logits).flatten()
+    fake = as_logits("fake_logits", fake_logits).flatten()
+    if len(real) != len(fake):
+        raise ValueError(
+            f"fake_logits: {len(fake)} are not allowed with {len(real)} real_logits; they are "
+            "paired by index, and the numbers must be equal"
+        )
+    return real - fake

@@ -25,7 +25,9 @@ __all__ = [
     "slope_penalty",
     "sobolev_constraint",
     "values_and_sobolev_constraint",
+    "values_and_zero_centred_penalty",
     "witness_penalty",
+    "zero_centred_penalty",
 ]
 
 _WITNESS_EPSILON = 1e-5
@@ -158,6 +160,40 @@ def values_and_sobolev_constraint(
     fake_values, fake_norms = features_and_squared_jacobian_norms(critic, fake.detach())
     constraint = all_mean((real_norms.mean() + fake_norms.mean()) / 2) - 1
     return _single(real_values), _single(fake_values), constraint
+
+
+def zero_centred_penalty(critic: Critic, images: Tensor) -> Tensor:
+    """Mean of ``||grad f(x_i)||^2`` at images: R1 at reals, R2 at fakes.
+
+    "Which Training Methods for GANs do actually Converge?" (Mescheder, Geiger and Nowozin, 2018,
+    https://arxiv.org/abs/1801.04406), without its weight (gamma / 2 there). The norm is that of the
+    whole gradient of an image, over channels, rows and columns.
+
+    Args:
+        critic: Maps images ``(N, ...)`` to values ``(N,)`` or ``(N, 1)``, each image by itself.
+        images: ``(N, ...)``.
+
+    Returns:
+        ``()``, of this rank's images: a mean over images, whose mean over ranks is the global one.
+
+    Raises:
+        ValueError: The critic has several outputs, or couples images by batch normalization.
+
+    Example:
+        >>> import torch
+        >>> zero_centred_penalty(lambda images: 3 * images, torch.zeros(2, 1)).item()
+        9.0
+    """
+    return values_and_zero_centred_penalty(critic, images)[1]
+
+
+def values_and_zero_centred_penalty(critic: Critic, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The critic's values ``(N,)`` of images and the penalty ``()``, from one forward pass.
+
+    See :func:`zero_centred_penalty`.
+    """
+    values, squared_norms = features_and_squared_jacobian_norms(critic, images)
+    return _single(values), squared_norms.mean()
 
 
 def activation_penalty(activations: Iterable[Tensor]) -> Tensor:

@@ -22,6 +22,18 @@ SHRUNK = [
 ]
 
 
+FOLDERS = {
+    "DriftingModel": "drifting",
+    "FeatureMatching": "feature_matching",
+    "RepulsiveMMDGAN": "repulsive_mmdgan",
+}
+
+
+def folder(method):
+    """Of a method's presets."""
+    return FOLDERS.get(method, method.lower())
+
+
 def values(parameter):
     return parameter.get("values") or [parameter["min"], parameter["max"]]
 
@@ -81,7 +93,8 @@ def test_every_command_of_a_sweep_parses_to_its_point(path, command):
 
 def assert_taken(cli, name, value):
     if name == "config":
-        assert cli.config.model.class_path.rpartition(".")[2].lower() == value.partition("/")[0]
+        method = cli.config.model.class_path.rpartition(".")[2]
+        assert folder(method) == value.partition("/")[0]
         return
     node = cli.config
     for key in name.split("."):

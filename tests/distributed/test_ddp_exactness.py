@@ -13,21 +13,26 @@ from two_ranks import started
 
 from lightning_igm.data import ImageDataModule
 from lightning_igm.distributed import rank, world_size
+from lightning_igm.losses.fields import MMDField, SinkhornField
 from lightning_igm.losses.moments import mean_moments
 from lightning_igm.modules import (
     GAN,
     GCMMDGAN,
     MMDGAN,
+    R3GAN,
     SMMDGAN,
     SNGAN,
     SWGAN,
     WGANGP,
     AutoencoderMMDGAN,
     CramerGAN,
+    DriftingModel,
+    FeatureMatching,
     GRAMNet,
     MMDNet,
     MoLM,
     NonFiniteLossError,
+    RepulsiveMMDGAN,
     SobolevGAN,
 )
 from lightning_igm.modules.pretraining import AutoencoderTraining
@@ -36,6 +41,8 @@ from lightning_igm.networks import (
     DCGANCritic,
     DCGANGenerator,
     GRAMGenerator,
+    ImageStatistics,
+    LayerFeatures,
     MLPGenerator,
     spectral_norm,
 )
@@ -109,6 +116,20 @@ class LocalRatio(GRAMNet):
             _gram_matrices._gathered = gathered
 
 
+class LocalFields(DriftingModel):
+    """Knowingly wrong: the field of each rank's own batch."""
+
+    def generator_loss(self, real, fake):
+        from lightning_igm.losses import _clouds
+
+        everything = _clouds.gather, _clouds.rank
+        _clouds.gather, _clouds.rank = lambda rows: rows, lambda: 0
+        try:
+            return super().generator_loss(real, fake)
+        finally:
+            _clouds.gather, _clouds.rank = everything
+
+
 class LosesItsLoss(GAN):
     """On one rank the loss is NaN, and its gradients are sound."""
 
@@ -137,6 +158,23 @@ def on_codes(generator, critic, **arguments):
 def on_pixels(generator, critic, **arguments):
     del critic, arguments["critic_optimizer"]
     return MMDNet(generator, **arguments)
+
+
+def drifting(generator, critic, **arguments):
+    """In the features of the critic's layers, or others."""
+    del arguments["critic_optimizer"]
+    settings = {"temperatures": (0.2, 1.0), "features": LayerFeatures(critic)}
+    return DriftingModel(generator, **(settings | arguments))
+
+
+def local_fields(generator, critic, **arguments):
+    del critic, arguments["critic_optimizer"]
+    return LocalFields(generator, temperatures=(0.2, 1.0), **arguments)
+
+
+def matching(generator, critic, **arguments):
+    del arguments["critic_optimizer"]
+    return FeatureMatching(generator, **({"features": LayerFeatures(critic)} | arguments))
 
 
 LI = {
@@ -192,6 +230,23 @@ RUNS = {
     "gram in turn": (GRAMNet, GRAM | {"update": "sequential", "sigmas": [0.5, 2.0]}),
     "gram by medians": (GRAMNet, GRAM | {"sigmas": "median5", "regulariser": "sum"}),
     "gram, spectral": (GRAMNet, GRAM | {"spectral": "learnable"}),
+    "drifting": (drifting, {"features": None}),
+    "drifting, statistics": (drifting, {"features": ImageStatistics([2])}),
+    "drifting, layers, sinkhorn": (drifting, {"out_dim": 3, "field": SinkhornField(3)}),
+    "drifting, layers, mmd": (drifting, {"out_dim": 3, "field": MMDField()}),
+    "r3gan": (R3GAN, {"critic_steps": 2, "last_penalty_weight": 0.1, "penalty_steps": 4}),
+    "r3gan, fresh reals": (R3GAN, {"fresh_reals": True}),
+    "repulsive": (RepulsiveMMDGAN, {"out_dim": 3, "lower": 0.01}),
+    "repulsive, in between": (
+        RepulsiveMMDGAN,
+        {"out_dim": 3, "weight": 0.2, "bounded": False, "spectral": "learnable"},
+    ),
+    "feature matching": (matching, {"out_dim": 3}),
+    "feature matching, averages": (matching, {"out_dim": 3, "moving_average": 0.1}),
+    "feature matching, covariance": (
+        matching,
+        {"features": ImageStatistics(pixels=False), "statistics": "covariance"},
+    ),
     "clipped": (SMMDGAN, {"critic_steps": 1, "gradient_clip": 0.05}),
     "batch norm in both networks": (GAN, {"batch_norm": "both"}),
     "batch norm, moments of two batches": (
@@ -226,6 +281,7 @@ WRONG_RUNS = {
     "local moments": (LocalMoments, MOLM),
     "local penalty": (LocalPenalty, MOLM),
     "local ratio": (LocalRatio, GRAM),
+    "local fields": (local_fields, {}),
 }
 
 

@@ -6,8 +6,16 @@ from two_ranks import started
 
 from lightning_igm.distributed import mean_gradients, rank, world_size
 from lightning_igm.losses import kernels
-from lightning_igm.losses.adversarial import wasserstein_critic_loss
+from lightning_igm.losses.adversarial import relativistic_critic_loss, wasserstein_critic_loss
 from lightning_igm.losses.cramer import cramer_critic_loss, cramer_generator_loss, cramer_penalty
+from lightning_igm.losses.drifting import drifting_loss
+from lightning_igm.losses.fields import (
+    MeanShiftField,
+    MMDField,
+    SharpField,
+    SinkhornField,
+    TwoSidedField,
+)
 from lightning_igm.losses.kernels import Distance, Gaussian, Linear, RationalQuadratic, Sum
 from lightning_igm.losses.mmd import mmd2
 from lightning_igm.losses.penalties import (
@@ -15,7 +23,9 @@ from lightning_igm.losses.penalties import (
     gradient_penalty,
     sobolev_constraint,
     witness_penalty,
+    zero_centred_penalty,
 )
+from lightning_igm.losses.repulsive import repulsive_critic_loss
 from lightning_igm.losses.scaled_mmd import (
     features_and_squared_jacobian_norms,
     gradient_constrained_mmd2,
@@ -24,6 +34,7 @@ from lightning_igm.losses.scaled_mmd import (
     smmd_scale,
     squared_jacobian_norms,
 )
+from lightning_igm.losses.sliced import sliced_energy_distance
 
 KERNEL = Sum([Gaussian(0.8), RationalQuadratic(0.5), Linear()], [1.0, 0.5, 0.2])
 
@@ -86,6 +97,20 @@ def cramer(critic, real, fake):
     return cramer_critic_loss(*features) + 2 * cramer_generator_loss(*features)
 
 
+def drifting(field):
+    return lambda c, x, y: drifting_loss(c(y), c(x), temperatures=(0.1, 0.5), field=field)
+
+
+def relativistic(critic, real, fake):
+    penalties = [zero_centred_penalty(single(critic), images) for images in (real, fake)]
+    return relativistic_critic_loss(single(critic)(real), single(critic)(fake)) + sum(penalties)
+
+
+def sliced(critic, real, fake):
+    directions = noise(5, 2, seed=6)
+    return sliced_energy_distance(critic(fake), critic(real).detach(), directions)
+
+
 LOSSES = {
     "unbiased": lambda c, x, y: mmd2(KERNEL, c(x), c(y)),
     "biased": lambda c, x, y: mmd2(KERNEL, c(x), c(y), estimator="biased"),
@@ -110,6 +135,19 @@ LOSSES = {
     "activation penalty": lambda c, x, y: activation_penalty([c(x), c(y).sin()]),
     "cramer": cramer,
     "cramer penalty": lambda c, x, y: cramer_penalty(c, x, y, seeded()),
+    "drifting": drifting(TwoSidedField()),
+    "drifting, all pairs": drifting(TwoSidedField(mask=False)),
+    "drifting, sinkhorn": drifting(SinkhornField(5)),
+    "drifting, mean shift": drifting(MeanShiftField("laplace", mask=True)),
+    "drifting, sharp": drifting(SharpField()),
+    "drifting, mmd": drifting(MMDField(RationalQuadratic(0.5))),
+    "drifting by a function": drifting(lambda x, y, t: TwoSidedField()(x, y, t)),
+    "relativistic": relativistic,
+    "repulsive": lambda c, x, y: repulsive_critic_loss(c(x), c(y), lower=0.01, upper=1.0),
+    "repulsive, in between": (
+        lambda c, x, y: repulsive_critic_loss(c(x), c(y), weight=0.2, bounded=False)
+    ),
+    "sliced": sliced,
 }
 # Of means over a rank's own images, the ranks' mean is the global one.
 MEANS = {
@@ -119,8 +157,12 @@ MEANS = {
     "activation penalty",
     "cramer",
     "cramer penalty",
+    "relativistic",
 }
-PAIRED = {"u-statistic", "gradient penalty", "witness penalty", "cramer", "cramer penalty"}
+PAIRED = {
+    *("u-statistic", "gradient penalty", "witness penalty", "cramer", "cramer penalty"),
+    *("relativistic", "repulsive", "repulsive, in between"),
+}
 
 
 def value_and_gradients(name):

@@ -6,9 +6,12 @@ import torch
 from lightning_igm.losses.adversarial import (
     logistic_critic_loss,
     non_saturating_generator_loss,
+    relativistic_critic_loss,
+    relativistic_generator_loss,
     wasserstein_critic_loss,
     wasserstein_generator_loss,
 )
+from lightning_igm.losses.penalties import zero_centred_penalty
 
 REAL = [-1.7, 0.3, 2.0]
 FAKE = [-0.5, 0.7, 0.0, 4.0]
@@ -78,3 +81,64 @@ def test_wasserstein_losses_are_differences_of_means():
     assert real.grad.tolist() == pytest.approx(3 * [-1 / 3], rel=1e-12)
     assert fake.grad.tolist() == pytest.approx(4 * [1 / 4], rel=1e-12)
     assert wasserstein_generator_loss(fake).item() == pytest.approx(-sum(FAKE) / 4, rel=1e-12)
+
+
+# --- relativistic ---------------------------------------------------------------------------------
+
+
+class Hyperbolic(torch.nn.Module):
+    """w2 tanh(W1 x + b1) + b2."""
+
+    def __init__(self):
+        super().__init__()
+        values = [[1.0, -1.0], [2.0, 0.0]], [0.0, -1.0], [1.0, -2.0], 0.5
+        self.weights = torch.nn.ParameterList(
+            [torch.tensor(v, dtype=torch.float64) for v in values]
+        )
+
+    def forward(self, points):
+        first, shift, last, offset = self.weights
+        return torch.tanh(points @ first.mT + shift) @ last + offset
+
+
+PAIRS = torch.tensor([[[0.5, 1.0], [-0.4, 0.3]], [[1.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
+
+
+def test_golden_relativistic_losses_with_both_penalties():
+    critic, (real, fake) = Hyperbolic(), PAIRS
+    adversarial = relativistic_critic_loss(critic(real), critic(fake))
+    assert adversarial.item() == pytest.approx(0.50915271, abs=5.1e-9)
+    penalties = [zero_centred_penalty(critic, points) for points in PAIRS]
+    assert [p.item() for p in penalties] == pytest.approx([5.69846775, 1.76378448], abs=5.1e-9)
+    loss = adversarial + 0.1 * sum(penalties)
+    assert loss.item() == pytest.approx(1.25537793, abs=5.1e-9)
+    gradients = torch.autograd.grad(loss, list(critic.weights), materialize_grads=True)
+    expected = [-0.35248404, -0.47267866, 0.55302200, 0.83956320]
+    expected += [-0.22864691, 0.11220104, 0.02414273, -0.65333498, 0]
+    found = torch.cat([gradient.flatten() for gradient in gradients]).tolist()
+    assert found == pytest.approx(expected, abs=5.1e-9)
+    fake = fake.clone().requires_grad_()
+    loss = relativistic_generator_loss(critic(real), critic(fake))
+    assert loss.item() == pytest.approx(0.92271626, abs=5.1e-9)
+    expected = [0.36179613, 0.12059871, 0.39620476, 0.13206825]
+    found = torch.autograd.grad(loss, fake)[0].flatten().tolist()
+    assert found == pytest.approx(expected, abs=5.1e-9)
+
+
+def test_relativistic_losses_are_those_of_pairs():
+    real, fake = logits([-1.7, 0.3, 2.0]), logits([-0.5, 0.7, 0.0])
+    differences = [r - f for r, f in zip(real.tolist(), fake.tolist(), strict=True)]
+    expected = -sum(math.log(sigmoid(d)) for d in differences) / 3
+    assert relativistic_critic_loss(real, fake).item() == pytest.approx(expected, rel=1e-12)
+    # A column is no matrix of all pairs.
+    assert relativistic_critic_loss(real[:, None], fake).item() == pytest.approx(expected)
+    expected = -sum(math.log(sigmoid(-d)) for d in differences) / 3
+    assert relativistic_generator_loss(real, fake).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_relativistic_losses_take_pairs_alone():
+    for loss in (relativistic_critic_loss, relativistic_generator_loss):
+        with pytest.raises(ValueError, match=r"^fake_logits: 4 are not allowed with 3 real_logits"):
+            loss(logits(REAL), logits(FAKE))
+        with pytest.raises(ValueError, match=r"^real_logits: shape \(3, 2\) is not allowed"):
+            loss(torch.ones(3, 2), torch.ones(3))

@@ -23,6 +23,7 @@ from lightning_igm.losses.penalties import (
     sobolev_constraint,
     values_and_sobolev_constraint,
     witness_penalty,
+    zero_centred_penalty,
 )
 
 
@@ -292,3 +293,25 @@ def test_images_must_be_of_one_shape():
 def test_some_activations_are_needed():
     with pytest.raises(ValueError, match=r"^activations: \[\] is not allowed"):
         activation_penalty([])
+
+
+def test_zero_centred_penalty_is_the_mean_squared_slope():
+    critic, images = ConvCritic(1), noise(4, 2, 6, 6)
+    terms = []
+    for image in images:
+        image = image.requires_grad_()
+        (slope,) = torch.autograd.grad(critic(image[None]).sum(), image, create_graph=True)
+        terms.append(slope.square().sum())
+    expected, weights = sum(terms) / len(terms), list(critic.parameters())
+    actual = zero_centred_penalty(critic, images)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-10)
+    slopes = (torch.autograd.grad(p, weights, materialize_grads=True) for p in (actual, expected))
+    for found, slope in zip(*slopes, strict=True):
+        torch.testing.assert_close(found, slope, rtol=1e-9, atol=1e-12)
+
+
+def test_zero_centred_penalty_is_of_one_output():
+    with pytest.raises(ValueError, match=r"^critic: 3 outputs are not allowed"):
+        zero_centred_penalty(nn.Linear(2, 3), torch.ones(4, 2))
+    with pytest.raises(ValueError, match="couples the images"):
+        zero_centred_penalty(nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1)), torch.ones(4, 2))

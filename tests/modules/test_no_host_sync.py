@@ -199,6 +199,12 @@ FEW = ["--model.critic_steps=1"]
 
 PHASES = [*FEW, "--model.critic_interval=1", "--data.batch_size=500"]
 SETTINGS = {
+    "drifting": [
+        [],
+        ["--model.field=SinkhornField", "--model.field.iterations=3"],
+        ["--model.field=MMDField", "--model.temperatures=[0.5]"],
+    ],
+    "feature_matching": [[], ["--model.moving_average=1e-3"]],
     "gan": [[*FEW, "--model.gradient_clip=0.1", "--model.latent_distribution=uniform"]],
     "gcmmdgan": [FEW, [*FEW, "--model.rank=3"]],
     "gramnet": [
@@ -215,6 +221,7 @@ SETTINGS = {
         [*PHASES, "--model.estimator=two_batch", "--model.pixel_weight=1"],
         [*PHASES, "--model.estimator=u_statistic", "--model.generator.init_args.batch_norm=false"],
     ],
+    "r3gan": [[*FEW, "--model.fresh_reals=true"]],
     "smmdgan": [
         [*FEW, "--model.mu=interp", "--model.scaling=value_and_grad"],
         [*FEW, "--model.mu=mix", "--model.scaling=paper"],

@@ -28,6 +28,8 @@ KID_RULE = [
 ]
 PRESETS = {
     "cramergan": CRITIC,
+    "drifting": NETWORKS[:1],
+    "feature_matching": [*NETWORKS[:1], "--model.moving_average=1e-3"],
     "gan": CRITIC,
     "gcmmdgan": CRITIC,
     "gramnet": NETWORKS,
@@ -45,6 +47,8 @@ PRESETS = {
         "--model.generator.init_args.hidden=[8]",
     ],
     "molm": [*CRITIC, "--model.critic_interval=3"],
+    "r3gan": CRITIC,
+    "repulsive_mmdgan": CRITIC,
     "smmdgan": [*CRITIC, *KID_RULE],
     "sngan": CRITIC,
     "sobolevgan": CRITIC,
