@@ -9,7 +9,7 @@ import torch
 
 import lightning_igm
 from lightning_igm.cli import main
-from lightning_igm.cli.presets import presets, read_preset
+from lightning_igm.cli.presets import method_of, presets, read_preset
 from lightning_igm.modules import ImplicitGenerativeModule
 
 ROOT = Path(__file__).parents[2]
@@ -63,11 +63,6 @@ MATCHING = {
 SCALES = {"cifar10": 8, "celeba": 6, "imagenet64": 14}
 OTHERS = ("gan", "gramnet", "mmdnet", "molm")
 NO_CRITIC = ("drifting", "feature_matching", "gramnet", "mmdnet")
-FOLDERS = {
-    "DriftingModel": "drifting",
-    "FeatureMatching": "feature_matching",
-    "RepulsiveMMDGAN": "repulsive_mmdgan",
-}
 SETTINGS = {"Adam": {"lr", "betas"}, "RMSprop": {"lr", "alpha"}, "SGD": {"lr", "momentum"}}
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
@@ -179,8 +174,8 @@ def test_random_twin_differs_in_learning_its_moments_alone(path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_presets(method):
-    folder = FOLDERS.get(method.__name__, method.__name__.lower())
-    assert (ROOT / "configs" / folder / "digits.yaml").exists()
+    on_digits = [name for name in presets() if name.partition("/")[2].startswith("digits")]
+    assert method.__name__ in {method_of(name) for name in on_digits}
 
 
 @pytest.mark.parametrize("path", [p for p in PRESETS if p.stem.startswith("digits")], ids=name)

@@ -22,18 +22,6 @@ SHRUNK = [
 ]
 
 
-FOLDERS = {
-    "DriftingModel": "drifting",
-    "FeatureMatching": "feature_matching",
-    "RepulsiveMMDGAN": "repulsive_mmdgan",
-}
-
-
-def folder(method):
-    """Of a method's presets."""
-    return FOLDERS.get(method, method.lower())
-
-
 def values(parameter):
     return parameter.get("values") or [parameter["min"], parameter["max"]]
 
@@ -94,7 +82,7 @@ def test_every_command_of_a_sweep_parses_to_its_point(path, command):
 def assert_taken(cli, name, value):
     if name == "config":
         method = cli.config.model.class_path.rpartition(".")[2]
-        assert folder(method) == value.partition("/")[0]
+        assert method == method_of(value)
         return
     node = cli.config
     for key in name.split("."):
@@ -131,7 +119,10 @@ def test_sweeps_of_learning_rates_leave_no_method_out():
         ({"model.critic_steps": 8.0}, ["model.critic_steps: 8.0", "int"]),
         ({"model.critic_steps": None}, ["model.critic_steps: None", "int"]),
         ({"model.generator_optimizer.lr": None}, ["generator_optimizer.lr: None", "float"]),
-        ({"model.critic_burst_steps": None}, ["critic_burst_steps: None", "int", "null"]),
+        (
+            {"config": "gan/digits", "model.critic_burst_steps": None},
+            ["critic_burst_steps: None", "int", "null"],
+        ),
         ({"model.critic.out_dim": [1, 2]}, ["critic.out_dim: [1, 2]", "int"]),
         ({"model.penalty_weight": "much"}, ["penalty_weight: much", "float"]),
         ({"model": {"penalty_weight": {"value": 1}}}, ["model"]),
