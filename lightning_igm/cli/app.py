@@ -81,10 +81,10 @@ COMMANDS = ("presets", "fit", "validate", "test", "predict", "export")
 class IGMCLI(LightningCLI):
     """LightningCLI over the methods of this package.
 
-    Beyond Lightning's: every run has a folder of its own (``--run.dir``), ``--ckpt_path last``
-    continues the run in it, what is typed or configured wins over what a checkpoint holds, and
-    seven callbacks have their arguments on the command line: ``--samples``, ``--metrics``,
-    ``--modes``, ``--ema``, ``--checkpoint``, ``--predictions`` and ``--films``.
+    Beyond Lightning's: every run has its own folder (``--run.dir``), ``--ckpt_path last`` resumes
+    the run in it, the current configuration overrides the checkpoint's, and seven callbacks have
+    their arguments on the command line: ``--samples``, ``--metrics``, ``--modes``, ``--ema``,
+    ``--checkpoint``, ``--predictions`` and ``--films``.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -147,7 +147,7 @@ class IGMCLI(LightningCLI):
             )
         if wanted == "best" and self.subcommand == "fit":
             raise ValueError(
-                "ckpt_path: 'best' is not allowed with fit; a run goes on from its 'last'"
+                "ckpt_path: 'best' is not allowed with fit; a run resumes from its 'last'"
             )
         if wanted not in (None, "last", "best") and not Path(wanted).is_file():
             raise FileNotFoundError(
@@ -327,7 +327,7 @@ def _command_line(args: list[str] | None, *, run: bool) -> IGMCLI:
 
 
 _imported: dict[str, tuple[Any, float]] = {}
-"""What was imported of the user's own modules, and when its file was changed last."""
+"""The user's modules that were imported, and when their files last changed."""
 
 
 def _tell_of_stale_modules() -> None:
@@ -436,6 +436,6 @@ def _said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"{error.filename or 'a file'} cannot be written ({os.strerror(error.errno)}); make "
-            "room, and go on with --ckpt_path last: checkpoints that were there are whole"
+            "room, and resume with --ckpt_path last: earlier checkpoints are intact"
         )
     return str(error)

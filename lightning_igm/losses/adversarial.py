@@ -61,7 +61,7 @@ def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
 
 
 def wasserstein_critic_loss(real_values: Tensor, fake_values: Tensor) -> Tensor:
-    """What the critic minimises, ``mean f(g(z)) - mean f(x)``.
+    """Loss of a Wasserstein critic, ``mean f(g(z)) - mean f(x)``.
 
     Eq. 2 of "Wasserstein GAN" (Arjovsky, Chintala and Bottou, 2017,
     https://arxiv.org/abs/1701.07875), with the sign of a loss to be minimised.
