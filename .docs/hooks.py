@@ -1,4 +1,4 @@
-"""What MkDocs takes from outside of its folder: README, notebooks, docstrings."""
+"""Add to MkDocs what lies outside of its folder: README, notebooks, docstrings."""
 
 import ast
 import json
@@ -16,6 +16,8 @@ COPIES = {
     "index.md": "README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
+    "CITATION.cff": "CITATION.cff",
+    "LICENSE": "LICENSE",
 }
 
 
@@ -54,6 +56,7 @@ def on_config(config: MkDocsConfig) -> None:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Links of pages lead to files of the repository; on the site these have other places."""
     markdown = markdown.replace("](../../README.md", "](index.md")
+    markdown = markdown.replace("](../../.github/images/", "](images/")
     return re.sub(r"\]\(\.\./\.\./notebooks/(\w+)\.ipynb", r"](notebooks/\1.md", markdown)
 
 
@@ -61,8 +64,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what is generated."""
     for page, source in COPIES.items():
         text = (ROOT / source).read_text()
-        # Pictures and pages have another place on the site; files of the repository have none.
+        # Pictures and pages have another place on the site.
         text = text.replace(".github/images/", "images/").replace(".docs/pages/", "")
+        text = text.replace("](CONTRIBUTING.md", "](contributing.md")
         text = re.sub(r"notebooks/(\w+)\.ipynb", r"notebooks/\1.md", text)
         files.append(File.generated(config, page, content=text))
     for picture in sorted((ROOT / ".github" / "images").glob("*.png")):

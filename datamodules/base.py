@@ -224,20 +224,20 @@ class InMemoryDataModule(LightningDataModule, ABC):
             if name not in state_dict:
                 raise ValueError(
                     f"ckpt_path: the checkpoint has no {name!r} of the data; another version of "
-                    "lightning_igm wrote it, go on with that"
+                    "lightning_igm wrote it, resume with that"
                 )
         self.epoch = state_dict["epoch"]
         self.batches_trained = state_dict["batches_trained"]
         now = self._whole_batch()
         then = state_dict.get("batch_size", now)
         if then != now:
-            self._go_on_with_other_batches(then, now)
+            self._resume_with_other_batches(then, now)
 
-    def _go_on_with_other_batches(self, then: int, now: int) -> None:
+    def _resume_with_other_batches(self, then: int, now: int) -> None:
         trained = self.batches_trained * then
         self.batches_trained = -(-trained // now)
         start = self.batches_trained * now
-        where = f"goes on at image {start} (images left out before it: {start - trained})"
+        where = f"resumes at image {start} (images left out before it: {start - trained})"
         if start + now > len(self.train_data):
             self.epoch, self.batches_trained = self.epoch + 1, 0
             where = "begins"

@@ -112,5 +112,5 @@ def checkpoint_has_all(where: str) -> Iterator[None]:
     except KeyError as error:
         raise ValueError(
             f"ckpt_path: the checkpoint has no {error} in {where}; another version of "
-            "lightning_igm or another method wrote it, go on with that"
+            "lightning_igm or another method wrote it, resume with that"
         ) from error

@@ -56,10 +56,10 @@ __all__ = ["IGMCLI"]
 class IGMCLI(LightningCLI):
     """LightningCLI over the methods of this package.
 
-    Beyond Lightning's: every run has a folder of its own (``--run.dir``), ``--ckpt_path last``
-    continues the run in it, what is typed or configured wins over what a checkpoint holds, and
-    seven callbacks have their arguments on the command line: ``--samples``, ``--metrics``,
-    ``--modes``, ``--ema``, ``--checkpoint``, ``--predictions`` and ``--films``.
+    Beyond Lightning's: every run has its own folder (``--run.dir``), ``--ckpt_path last`` resumes
+    the run in it, the current configuration overrides the checkpoint's, and seven callbacks have
+    their arguments on the command line: ``--samples``, ``--metrics``, ``--modes``, ``--ema``,
+    ``--checkpoint``, ``--predictions`` and ``--films``.
     """
 
     def __init__(self, *, args: Any = None, **options: Any) -> None:
@@ -132,7 +132,7 @@ class IGMCLI(LightningCLI):
             )
         if wanted == "best" and self.subcommand == "fit":
             raise ValueError(
-                "ckpt_path: 'best' is not allowed with fit; a run goes on from its 'last'"
+                "ckpt_path: 'best' is not allowed with fit; a run resumes from its 'last'"
             )
         if wanted not in (None, "last", "best") and not Path(wanted).is_file():
             raise FileNotFoundError(

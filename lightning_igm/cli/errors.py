@@ -93,7 +93,7 @@ def _innermost(message: str) -> str | None:
 
 
 def _what_is_missing(path: str) -> str:
-    """What an abstract class of the user's lacks."""
+    """Message about the methods that a user's abstract class lacks."""
     module, _, name = path.rpartition(".")
     lacking = sorted(getattr(import_module(module), name).__abstractmethods__) if module else []
     return f"does not define {' and '.join(lacking)}" if lacking else "is a base class"

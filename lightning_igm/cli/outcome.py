@@ -1,4 +1,4 @@
-"""What a run says at its end: its folder, and the line that goes on with it."""
+"""Last message of a run: its folder, and the command that resumes it."""
 
 import shlex
 import sys
@@ -25,9 +25,9 @@ def say(line: str) -> None:
 
 @contextmanager
 def telling_the_end(trainer: Trainer, *, weights_only: bool = True) -> Iterator[None]:
-    """Tell the folder of a run that ends in the body, and if it was stopped, how it goes on.
+    """Tell the folder of a run that ends in the body, and if it was stopped, how to resume it.
 
-    An error keeps the line that goes on as a note.
+    An error keeps the command that resumes the run as a note.
     """
     try:
         yield
@@ -35,8 +35,8 @@ def telling_the_end(trainer: Trainer, *, weights_only: bool = True) -> Iterator[
         _tell(trainer, weights_only)
         raise
     except Exception as error:
-        if line := _line_to_go_on(trainer, weights_only):
-            error.add_note(f"go on with: {line}")
+        if line := _line_to_resume(trainer, weights_only):
+            error.add_note(f"resume with: {line}")
         raise
     _tell(trainer, weights_only)
 
@@ -45,11 +45,11 @@ def _tell(trainer: Trainer, weights_only: bool) -> None:
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
     where = f"at generator step {trainer.global_step}"
-    line = _line_to_go_on(trainer, weights_only)
+    line = _line_to_resume(trainer, weights_only)
     if _is_finished(trainer):
         say(f"the run in {trainer.default_root_dir} is finished, {where}")
     else:
-        more = f"; go on with: {line}" if line else ""
+        more = f"; resume with: {line}" if line else ""
         say(f"the run in {trainer.default_root_dir} was stopped {where}{more}")
 
 
@@ -62,8 +62,8 @@ def _is_finished(trainer: Trainer) -> bool:
     )
 
 
-def _line_to_go_on(trainer: Trainer, weights_only: bool) -> str:
-    """The command line that goes on with a run; none before its first checkpoint."""
+def _line_to_resume(trainer: Trainer, weights_only: bool) -> str:
+    """The command line that resumes a run; none before its first checkpoint."""
     configs = [c.path for c in trainer.callbacks if isinstance(c, SaveRunConfig)]  # type: ignore[attr-defined]
     kept = [c for c in trainer.callbacks if isinstance(c, GeneratorCheckpoint)]  # type: ignore[attr-defined]
     if not any(c.dirpath and (Path(c.dirpath) / LAST).is_file() for c in kept):

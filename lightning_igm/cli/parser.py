@@ -1,4 +1,4 @@
-"""The command line's parser: its errors are one line that says what would be allowed."""
+"""The command line's parser: each error is one line that says what is allowed."""
 
 import inspect
 import re
@@ -121,7 +121,7 @@ class OneLineParser(LightningArgumentParser):
         return re.sub(r",\s+known\s+subclasses:[^()]{2000,}\)", ")", text)
 
     def _unknown(self, key: str) -> str:
-        """What to say of an unknown key: the nearest beside it, of whatever subcommand."""
+        """Message about an unknown key: the nearest known one, of any subcommand."""
         commands = getattr(self._subcommands_action, "_name_parser_map", {}) or {"": self}
         keys = [str(a.dest).split(".") for parser in commands.values() for a in parser._actions]
         group = key.split(".")[:-1]

@@ -100,7 +100,7 @@ def _command_line(args: list[str] | None, *, run: bool) -> IGMCLI:
 
 
 _imported: dict[str, tuple[Any, float]] = {}
-"""What was imported of the user's own modules, and when its file was changed last."""
+"""The user's modules that were imported, and when their files last changed."""
 
 
 def _tell_of_stale_modules() -> None:
@@ -214,6 +214,6 @@ def _said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"{error.filename or 'a file'} cannot be written ({os.strerror(error.errno)}); make "
-            "room, and go on with --ckpt_path last: checkpoints that were there are whole"
+            "room, and resume with --ckpt_path last: earlier checkpoints are intact"
         )
     return str(error)

@@ -1,4 +1,4 @@
-"""What Lightning's trainer would not do, or fail at: which option does what is wanted."""
+"""Checks of trainer options that would have no effect, or fail; they name the right option."""
 
 import inspect
 import os
@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 __all__ = ["NEVER", "check_slurm", "check_trainer_options"]
 
 NEVER = sys.maxsize
-"""Epochs between validations of Lightning's within a run: scores have a cadence of their own."""
+"""Epochs between Lightning's validations within a run: scores have their own cadence."""
 
 # Typing keeps one union of the same types, in the order of whoever made it first, and of float and
 # int the parser takes the first: one batch (1) would be all of them (1.0).
@@ -21,7 +21,7 @@ for _limit in ("limit_train_batches", "limit_test_batches", "limit_predict_batch
 
 _SCORES = "nothing validates within fit, and metrics.every_n_steps sets when scores are made"
 _CLIP = "null; model.gradient_clip limits gradients"
-# Values that are allowed, and what to say of others.
+# Allowed values, and the advice for others.
 _ALWAYS: dict[str, tuple[tuple[Any, ...], str]] = {
     "accumulate_grad_batches": (
         (1,),

@@ -1,4 +1,4 @@
-"""What the losses share: their precision, and the form of features and logits."""
+"""Helpers of the losses: their precision, and the form of features and logits."""
 
 from contextlib import AbstractContextManager
 
@@ -18,7 +18,7 @@ __all__ = [
 
 
 def couples_images(module: nn.Module) -> bool:
-    """Whether what a layer makes of an image in training depends on the rest of the batch.
+    """Whether a layer's output for an image depends, in training, on the rest of the batch.
 
     Batch norms do, and layers with an attribute ``couples_images`` that is true.
     """
@@ -26,7 +26,7 @@ def couples_images(module: nn.Module) -> bool:
 
 
 def couples_now(module: nn.Module) -> bool:
-    """Whether it does in its present mode: in evaluation no batch norm with running statistics."""
+    """The same in its present mode: batch norm with running statistics does not in evaluation."""
     is_fixed = not module.training and getattr(module, "track_running_stats", False)
     return couples_images(module) and not is_fixed
 

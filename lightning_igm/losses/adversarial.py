@@ -109,7 +109,7 @@ def relativistic_generator_loss(real_logits: Tensor, fake_logits: Tensor) -> Ten
 
 
 def wasserstein_critic_loss(real_values: Tensor, fake_values: Tensor) -> Tensor:
-    """What the critic minimises, ``mean f(g(z)) - mean f(x)``.
+    """Loss of a Wasserstein critic, ``mean f(g(z)) - mean f(x)``.
 
     Eq. 2 of "Wasserstein GAN" (Arjovsky, Chintala and Bottou, 2017,
     https://arxiv.org/abs/1701.07875), with the sign of a loss to be minimised.

@@ -13,7 +13,7 @@ _EPSILON = 1e-5
 
 
 def cramer_critic_loss(real: Tensor, fake: Tensor, other_fake: Tensor) -> Tensor:
-    """What the critic minimises: less the surrogate of the energy distance.
+    """Loss of the critic: minus the surrogate of the energy distance.
 
     Algorithm 1 of "The Cramer Distance as a Solution to Biased Wasserstein Gradients" (Bellemare,
     Danihelka, Dabney, Mohamed, Lakshminarayanan, Hoyer and Munos, 2017,
@@ -44,7 +44,7 @@ def cramer_critic_loss(real: Tensor, fake: Tensor, other_fake: Tensor) -> Tensor
 
 
 def cramer_generator_loss(real: Tensor, fake: Tensor, other_fake: Tensor) -> Tensor:
-    """What the generator minimises: the energy distance but for a constant.
+    """Loss of the generator: the energy distance up to a constant.
 
     Algorithm 1 of the same paper, ``mean(|x - y| + |x - y'| - |y - y'|)``.
 

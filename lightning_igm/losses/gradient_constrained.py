@@ -203,7 +203,7 @@ def _exact_fit(support: _Support, witness: Tensor, lam: float) -> Tensor:
     system = system + lam * _identity(len(system), system)
     solution, _ = torch.linalg.solve_ex(system, witness.flatten())
     fitted = (_times(solution.view_as(witness), blocks) * witness).sum()
-    # A factorization of its own: to differentiate one costs several, a solution next to nothing.
+    # A separate factorization: to differentiate one costs several, a solution next to nothing.
     pivots = torch.linalg.lu_factor_ex(system.detach())[0].diagonal()
     lost = pivots.abs() <= _rounding(system) * system.detach().abs().amax(0)
     return _sound(fitted, lost.any(), lam)
@@ -279,7 +279,7 @@ def _precise(tensor: Tensor) -> Tensor:
 
 
 def _rounding(system: Tensor) -> float:
-    """What a system of this order may be off by, relative to its entries."""
+    """Rounding error of a system of this order, relative to its entries."""
     return len(system) * float(torch.finfo(system.dtype).eps)
 
 

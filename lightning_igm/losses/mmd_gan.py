@@ -1,4 +1,4 @@
-"""What the first MMD GAN adds to the maximum mean discrepancy."""
+"""Terms that the MMD GAN of Li et al. (2017) adds to the maximum mean discrepancy."""
 
 import torch
 from torch import Tensor

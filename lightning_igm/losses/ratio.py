@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 Regulariser = Literal["mean", "sum", "none", "clip"]
-"""What keeps the ratio positive in :func:`projector_loss`."""
+"""Regularisers that keep the ratio positive in :func:`projector_loss`."""
 
 # Of the jitter, tenfold each time.
 _ESCALATIONS = 3
@@ -129,7 +129,7 @@ def pearson_divergence(ratio: Tensor) -> Tensor:
 
 
 def projector_loss(ratio: Tensor, regulariser: Regulariser = "mean", weight: float = 1.0) -> Tensor:
-    """What the projector minimises: minus the Pearson divergence, and minus the ratio itself.
+    """Loss of the projector: minus the Pearson divergence, and minus the ratio itself.
 
     ::
 
@@ -188,7 +188,7 @@ def biased_mmd2(grams: GramMatrices) -> Tensor:
 
 
 def mmd_root(mmd2: Tensor, delta: float = 1e-6) -> Tensor:
-    """What the generator minimises, ``sqrt(max(MMD^2, 0) + delta)``.
+    """Loss of the generator, ``sqrt(max(MMD^2, 0) + delta)``.
 
     Delta keeps the gradient finite where the samples agree.
 
@@ -231,7 +231,7 @@ def ratio_error(
     *,
     clip: bool = False,
 ) -> Tensor:
-    """How far the ratio of the features is from that of the samples, D* of Eq. 5.
+    """Squared error of the features' ratio against the samples' ratio, D* of Eq. 5.
 
     ::
 

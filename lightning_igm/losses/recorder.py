@@ -1,4 +1,4 @@
-"""What a critic's layers see and say in a forward pass, and the gradients that follow from it."""
+"""Recorder of the inputs and outputs of a critic's layers, and the gradients from them."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -189,7 +189,7 @@ class Recorder(TorchFunctionMode):
 
     @property
     def piecewise_linear(self) -> bool:
-        """Whether the critic's output is surely piecewise linear in its input."""
+        """Whether the critic's output is known to be piecewise linear in its input."""
         return self.functions <= _PIECEWISE_LINEAR
 
     def checked_calls(self, logits: Tensor) -> list[Call]:

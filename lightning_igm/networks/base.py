@@ -1,4 +1,4 @@
-"""What every generator and every critic of the library offers."""
+"""Base classes of the generators and critics."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise

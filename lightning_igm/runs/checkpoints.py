@@ -39,7 +39,7 @@ class CheckpointNotWrittenError(OSError):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or not there, whenever the process is killed or the disk is full.
+    """Checkpoints are written atomically, even if the process is killed or the disk is full.
 
     Lightning's own writes to the system's temporary folder first, and copies from there over the
     last good checkpoint if that is another file system. Beside ``last.ckpt`` the one before it is
@@ -156,7 +156,7 @@ def last_good(
         if saved is not None:
             if faults or name != LAST:
                 reason = *faults, f"ckpt_path: '{folder / LAST}' is not there"
-                print(f"igm: {reason[0]}; going on from '{path}'", file=sys.stderr)
+                print(f"igm: {reason[0]}; resuming from '{path}'", file=sys.stderr)
             return saved
     if faults:
         raise ValueError(faults[0])
@@ -195,15 +195,15 @@ def best(folder: Path, *, weights_only: bool = True) -> Saved:
 
 
 def check_trains(saved: Saved) -> None:
-    """Check that a run can go on from a checkpoint.
+    """Check that a run can resume from a checkpoint.
 
     Raises:
         ValueError: It holds weights only.
     """
     if "optimizer_states" not in saved.content:
         raise ValueError(
-            f"ckpt_path: {str(saved.path)!r} holds weights only, from which no run can go on; take "
-            "a checkpoint that has the optimizers' state"
+            f"ckpt_path: {str(saved.path)!r} holds weights only, from which no run can resume; "
+            "take a checkpoint that has the optimizers' state"
         )
 
 

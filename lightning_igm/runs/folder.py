@@ -176,7 +176,7 @@ class SaveRunConfig(SaveConfigCallback):
 
 
 def tensorboard_logger(kind: type[TensorBoardLogger], **arguments: Any) -> TensorBoardLogger:
-    """Make a logger that goes on in ``save_dir`` itself when its run is continued.
+    """Make a logger that continues in ``save_dir`` itself when its run is resumed.
 
     It logs no ``hp_metric``, which would be -1 for ever.
 
@@ -192,7 +192,7 @@ def tensorboard_logger(kind: type[TensorBoardLogger], **arguments: Any) -> Tenso
 class MetricsCSV(Logger):
     """Write ``metrics.csv``: a row per logged step, a column per metric, complete after every row.
 
-    Unlike Lightning's ``CSVLogger`` it goes on with the file of the run that it continues.
+    Unlike Lightning's ``CSVLogger`` it continues the file of the run that it resumes.
 
     Args:
         folder: The run's folder.
@@ -221,7 +221,7 @@ class MetricsCSV(Logger):
         return str(self.path.parent)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the config has a file of its own."""
+        """Nothing: the config is in a separate file."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -26,7 +26,7 @@ _begun: set[str] = set()
 
 
 def wandb_logger(kind: type[WandbLogger], folder: Path, **arguments: Any) -> WandbLogger:
-    """Make a logger whose files are in the run's folder, and that goes on with the folder's run.
+    """Make a logger whose files are in the run's folder, and that continues the folder's W&B run.
 
     Args:
         kind: Class of the logger.
@@ -82,7 +82,7 @@ def _is_without_key() -> bool:
 
 
 def _with_a_run_of_its_own(kind: type[WandbLogger]) -> type[WandbLogger]:
-    """The class, but its objects do not go on with the W&B run of another run of ours."""
+    """The class, but its objects do not continue the W&B run of another of our runs."""
 
     class OfOneRun(kind):  # type: ignore[misc, valid-type]
         @property

@@ -1,4 +1,4 @@
-"""What the studies share: a command, a folder, a table, a figure."""
+"""Helpers of the studies: a command, a folder, a table, a figure."""
 
 import argparse
 import csv

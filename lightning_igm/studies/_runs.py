@@ -1,4 +1,4 @@
-"""What the studies of trained presets share: runs in processes of their own, and their scores."""
+"""Helpers of the studies that train presets: runs in separate processes, and their scores."""
 
 import os
 import subprocess
@@ -69,13 +69,13 @@ def _igm(arguments: Sequence[str], log: Path) -> tuple[int, float]:
 
 
 def _train(folder: Path, words: Sequence[str]) -> bool:
-    """Train one; whether all its losses were finite."""
+    """Train one run; return whether all its losses were finite."""
     times, legs, log = (folder / f"{name}.txt" for name in ("seconds", "legs", "log"))
     if not times.exists():
         arguments = ["fit", *words, f"--run.dir={folder}", "--ckpt_path=last"]
         folder.mkdir(parents=True, exist_ok=True)
         status, seconds = _igm([*arguments, "--trainer.enable_progress_bar=false"], log)
-        with legs.open("a") as file:  # A run that was stopped goes on in another process.
+        with legs.open("a") as file:  # A stopped run resumes in another process.
             file.write(f"{seconds:.1f}\n")
         if status and _DIVERGED not in log.read_text():
             raise RuntimeError(f"igm fit {' '.join(words)} failed; see {log}")

@@ -1,10 +1,10 @@
-"""How precise is an estimate that matches moments? Its variance as theory has it, and simulated.
+"""Variance of an estimate that matches moments, from theory and from simulation.
 
 The theory of "Learning Implicit Generative Models with Method of Learned Moments" (Ravuri, Mohamed,
 Rosca and Vinyals, NIPS workshop 2017), Theorem 1 and Appendix B, on a model whose likelihood is
 known: points of the plane x = (a + exp(b) z_1, s z_2) with z ~ N(0, I), of which a and b are
-estimated and s is given; the truth is a = b = 0. What is compared with the theory is exact but for
-the numbers of points: expectations over z are sums over the nodes of a quadrature (which has the
+estimated and s is given; the truth is a = b = 0. The simulation is exact but for the numbers of
+points: expectations over z are sums over the nodes of a quadrature (which has the
 variances right to 1 percent, for perceptrons of six units), and an estimate is the minimum of the
 loss, not the place where a training stopped.
 """

@@ -1,4 +1,4 @@
-"""Where two critics would send samples: gradients over the plane, to its edges.
+"""Gradients of two critics over the plane: where they would send samples.
 
 Fig. 6 of "On gradient regularizers for MMD GANs" (Arbel, Sutherland, Bińkowski and Gretton, 2018,
 https://arxiv.org/abs/1805.11565, appendix C)::

@@ -1,4 +1,4 @@
-"""What the spectral parametrization does to a scaled MMD critic's condition numbers.
+"""Condition numbers of a scaled MMD critic with and without the spectral parametrization.
 
 A small counterpart of Fig. 2 and 9 of "On gradient regularizers for MMD GANs" (Arbel, Sutherland,
 Bińkowski and Gretton, 2018, https://arxiv.org/abs/1805.11565), whose runs are on faces: eight

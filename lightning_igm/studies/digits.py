@@ -6,7 +6,7 @@
 
 trains the digits preset of every method with every seed, two runs at a time and one thread each,
 scores the last checkpoints, and writes ``summary.md``, ``scores.csv`` (all scores of all runs) and
-``curves.png``. Runs that are done are taken as they are; one that was stopped goes on.
+``curves.png``. Finished runs are kept; a stopped run resumes.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How losses push a point mass towards another: vector fields, trajectories, distances.
+"""Vector fields, trajectories and distances of losses between two point masses.
 
 The DiracGAN of "Which Training Methods for GANs do actually Converge?" (Mescheder, Geiger and
 Nowozin, 2018, https://arxiv.org/abs/1801.04406), as in Figs. 1 and 5 of "On gradient regularizers
@@ -7,7 +7,7 @@ for MMD GANs" (Arbel, Sutherland, Bińkowski and Gretton, 2018, https://arxiv.or
     python -m lightning_igm.studies.dirac --out runs/dirac
 
 writes ``dirac.png`` (MMD, scaled MMD and the distances), ``fields.png`` (all losses),
-``end_points.csv`` and ``distances.csv``, in some minutes.
+``end_points.csv`` and ``distances.csv``, in a few minutes.
 
 The data are all 0 and the samples all theta; the critic is x -> x / b and its kernel a Gaussian of
 bandwidth 1. The generator descends in theta while the critic ascends in b.
@@ -45,7 +45,7 @@ Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Of theta and b, what the generator descends and what the critic ascends, element by element."""
 
 STARTS = tuple((theta, b) for theta in (8.0, 3.0) for b in (0.5, 2.75, 5.0, 7.25, 9.5))
-"""Where trajectories start, (theta, b)."""
+"""Starting points of the trajectories, (theta, b)."""
 
 _STEPS, _RATE = 999, 0.1
 _SPREAD = 10.0

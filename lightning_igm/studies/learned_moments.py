@@ -6,7 +6,7 @@ al., NIPS workshop 2017), on the embedded digits::
     python -m lightning_igm.studies.learned_moments --out runs/learned_moments
 
 trains every preset with every seed, two at a time and one thread each, and writes ``summary.md``
-and ``curves.png``. Runs that are done are taken as they are; one that was stopped goes on.
+and ``curves.png``. Finished runs are kept; a stopped run resumes.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the notebooks share: a folder for their runs, and one line where a cell was left out."""
+"""Helpers of the notebooks: a folder for their runs, and one line for a skipped cell."""
 
 import atexit
 import logging
@@ -15,14 +15,14 @@ OPTIONS = (
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
 )
-"""Of ``igm fit``, for a notebook: one device, and few words."""
+"""Options of ``igm fit`` for a notebook: one device, little output."""
 
 
 class NotRunError(NameError):
     """A cell above was not run."""
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows in the place of a traceback."""
+        """Lines that IPython shows instead of a traceback."""
         return [str(self)]
 
 
@@ -33,7 +33,7 @@ def needs(*names: str) -> None:
         names: Variables that they make.
 
     Raises:
-        NotRunError: One is not there; a notebook shows one line.
+        NotRunError: One is missing; a notebook shows one line.
 
     Example:
         >>> needs("cli")

@@ -183,7 +183,7 @@ def test_best_without_one_gives_one_line(tmp_path, monkeypatch, capsys):
     line = mistake(["test", *words], monkeypatch, capsys)
     assert line.startswith("igm: ckpt_path: 'best' is not there: no checkpoint in")
     line = mistake(["fit", *words], monkeypatch, capsys)
-    assert line == ("igm: ckpt_path: 'best' is not allowed with fit; a run goes on from its 'last'")
+    assert line == ("igm: ckpt_path: 'best' is not allowed with fit; a run resumes from its 'last'")
 
 
 def test_methods_say_all_that_they_log(trained_of_every_method):

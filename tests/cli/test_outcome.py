@@ -1,4 +1,4 @@
-"""What a run says at its end, and that the line that goes on with it does."""
+"""The last message of a run, and that the command in it resumes the run."""
 
 import os
 import shlex
@@ -43,7 +43,7 @@ def said(capsys):
 
 
 def go_on(line):
-    words = shlex.split(line.partition("go on with: ")[2])
+    words = shlex.split(line.partition("resume with: ")[2])
     assert words[0] == "igm"
     return main(words[1:])
 
@@ -71,8 +71,8 @@ def test_a_stopped_run_tells_the_line_that_goes_on(how, unit, tmp_path, said):
     [line] = said()
     step = 2 if how == "limit" else 3  # A signal lets the batch that it meets end.
     assert line == (
-        f"igm: the run in {run} was stopped at generator step {step}; go on with: igm fit --config "
-        f"'{run}/config.yaml' --run.dir '{run}' --ckpt_path last"
+        f"igm: the run in {run} was stopped at generator step {step}; resume with: igm fit "
+        f"--config '{run}/config.yaml' --run.dir '{run}' --ckpt_path last"
     )
     if unit == "steps":
         assert go_on(line).trainer.global_step == 4
@@ -87,7 +87,7 @@ def test_an_error_keeps_the_line_and_its_config(tmp_path, said):
     with pytest.raises(RuntimeError, match="of the user's own") as error:
         main([*longer, *ends])
     # Not the first config, by which the run is finished.
-    line = f"go on with: igm fit --config {run}/config-2.yaml --run.dir {run} --ckpt_path last"
+    line = f"resume with: igm fit --config {run}/config-2.yaml --run.dir {run} --ckpt_path last"
     assert error.value.__notes__ == [line]
 
 

@@ -34,7 +34,7 @@ def test_no_image_comes_twice_and_fewer_than_a_batch_are_left_out(batches, now, 
     assert not set(rest) & set(seen)
     assert (
         f"data.batch_size: 4 images in the checkpoint, {now} now, of all processes together; epoch "
-        f"0 goes on at image {start} (images left out before it: {start - 4 * batches})\n"
+        f"0 resumes at image {start} (images left out before it: {start - 4 * batches})\n"
     ) in caplog.text
 
 
@@ -48,7 +48,7 @@ def test_the_same_batch_on_other_processes_is_the_same_place(caplog):
     data.load_state_dict(stopped(1, batch_size=4)[0])
     assert data.batches_trained == 1
     assert "4 images in the checkpoint, 8 now" in caplog.text
-    assert "goes on at image 8 (images left out before it: 4)" in caplog.text
+    assert "resumes at image 8 (images left out before it: 4)" in caplog.text
 
 
 def test_checkpoints_without_the_size_go_on_as_before(caplog):
@@ -69,5 +69,5 @@ def test_it_is_told_at_the_command_line(tmp_path, caplog):
     more = ["--data.batch_size=100", "--trainer.max_steps=5", "--ckpt_path=last"]
     cli = main([*words, *more])
     assert "data.batch_size: 50 images in the checkpoint, 100 now" in caplog.text
-    assert "epoch 0 goes on at image 200 (images left out before it: 50)" in caplog.text
+    assert "epoch 0 resumes at image 200 (images left out before it: 50)" in caplog.text
     assert cli.datamodule.batches_trained == 4

@@ -30,7 +30,7 @@ def contents(folder):
 
 
 def going_on(run):
-    return f"go on with: igm fit --config {run}/config.yaml --run.dir {run} --ckpt_path last"
+    return f"resume with: igm fit --config {run}/config.yaml --run.dir {run} --ckpt_path last"
 
 
 def mistake(words, monkeypatch, capsys, status=1):
@@ -97,7 +97,7 @@ def test_the_one_before_serves_when_the_last_does_not(run, trained, fault, capsy
     assert found.content["global_step"] == 4
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"igm: ckpt_path: '{folder / 'last.ckpt'}' ")
-    assert line.endswith(f"; going on from '{folder / 'previous.ckpt'}'")
+    assert line.endswith(f"; resuming from '{folder / 'previous.ckpt'}'")
     assert not (folder / "ran").exists()
 
 
@@ -273,8 +273,8 @@ def test_a_disk_too_full_for_a_picture_stops_the_run_with_one_line(tmp_path, mon
     monkeypatch.setattr(Image.Image, "save", full)
     line = mistake(arguments("gan", tmp_path / "run"), monkeypatch, capsys)
     assert line == (
-        "igm: a file cannot be written (No space left on device); make room, and go on with "
-        "--ckpt_path last: checkpoints that were there are whole"
+        "igm: a file cannot be written (No space left on device); make room, and resume with "
+        "--ckpt_path last: earlier checkpoints are intact"
     )
 
 

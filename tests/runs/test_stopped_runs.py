@@ -127,7 +127,7 @@ def test_a_checkpoint_without_optimizers_gives_way_to_the_one_before(tmp_path, c
     del content["optimizer_states"]
     torch.save(content, tmp_path / "checkpoints/last.ckpt")
     assert main([*words, "--ckpt_path=last"]).trainer.global_step == 12
-    assert "holds weights only, from which no run can go on" in capsys.readouterr().err
+    assert "holds weights only, from which no run can resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("moved", [False, True])

@@ -24,7 +24,7 @@ PROJECTING_MODELS = ("gramnet", "mmdgan")
 
 @dataclass(frozen=True)
 class Cell:
-    """One run; what its model does not have is None."""
+    """Settings of one run; those that its model does not have are None."""
 
     model: str
     dim: int
@@ -47,12 +47,12 @@ class Cell:
 
     @property
     def shape(self) -> "Cell":
-        """What the members of an ensemble share; the rest is blank."""
+        """Settings that the members of an ensemble share; the rest is blank."""
         return replace(self, beta2=None, regulariser=None, seed=0)
 
     @property
     def variant(self) -> str:
-        """Name of all that is the same in the panels of one picture."""
+        """Name of the settings that the panels of one picture share."""
         words = [self.model, f"ring{self.dim}d"]
         words += [f"beta{self.beta2}"] if self.beta2 is not None else []
         words += [self.regulariser] if self.regulariser is not None else []
@@ -60,7 +60,7 @@ class Cell:
 
     @property
     def panel(self) -> tuple[int, int, int]:
-        """Where it is in that picture: hidden width; latent and projected dimensions."""
+        """Place in that picture: hidden width; latent and projected dimensions."""
         return self.hidden, self.latent_dim, self.projection or 0
 
     @property
@@ -74,7 +74,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a cell."""
+    """Scores and samples of a cell's run."""
 
     cell: Cell
     scores: dict[str, float]

@@ -97,7 +97,7 @@ class Ensemble(ABC):
         return self.generator(torch.stack(noise))
 
     def finite(self) -> Tensor:
-        """Whose networks have finite weights, ``(B,)``."""
+        """Members whose networks have finite weights, a mask ``(B,)``."""
         return torch.cat([network.flat for network in self._networks], 1).isfinite().all(1)
 
 
@@ -252,10 +252,10 @@ MODELS: dict[str, type[Ensemble]] = {
 
 
 def batches(ensemble: Ensemble, data: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """What :meth:`Ensemble.step` takes, for ever: every member's own order of the data and noise.
+    """Endless batches for :meth:`Ensemble.step`, with each member's own order of data and noise.
 
     Args:
-        ensemble: Who is trained.
+        ensemble: The models to train.
         data: ``(N, D)``; an epoch is N // 200 batches.
     """
     rows = BATCH * ensemble.draws

@@ -74,7 +74,7 @@ class MLP:
 
 
 class Optimizer(Protocol):
-    """What steps a stack of networks."""
+    """Optimizer of a stack of networks."""
 
     def step(self, gradient: Tensor) -> None:
         """Take the derivatives at the network's ``flat``, ``(B, P)``."""

@@ -1,4 +1,4 @@
-"""What the ring study makes of its results: a table of all, a summary, and pictures."""
+"""Reports of the ring study: a table of all results, a summary and pictures."""
 
 import csv
 import io
@@ -69,7 +69,7 @@ def summary(results: Sequence[Result]) -> str:
 
 
 def is_stable(seeds: Sequence[Result]) -> bool:
-    """Whether the seeds of a cell make it a stable one."""
+    """Whether a cell is stable: its median seed has all modes, and none diverged."""
     modes = median(seed.scores["modes_covered"] for seed in seeds)
     return modes == _MODES and not any(seed.scores["diverged"] for seed in seeds)
 

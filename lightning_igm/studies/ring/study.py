@@ -1,4 +1,4 @@
-"""How stable are GRAM-net, MMD-GAN, MMD-net and a GAN on a ring of eight Gaussians?
+"""Stability of GRAM-net, MMD-GAN, MMD-net and a GAN on a ring of eight Gaussians.
 
 The stability study of "Generative Ratio Matching Networks" (Srivastava, Xu, Gutmann and Sutton,
 ICLR 2020, https://openreview.net/forum?id=SJg7spEYDS) with scores, seeds and intervals::
@@ -6,15 +6,15 @@ ICLR 2020, https://openreview.net/forum?id=SJg7spEYDS) with scores, seeds and in
     python -m lightning_igm.studies.ring grid --out runs/ring
 
 trains every model with every latent size, generator width and seed, all seeds of one network shape
-at once. A run that is done is never run again; one that was killed is, with the other seeds of its
+at once. A finished run is never repeated; one that was killed is, with the other seeds of its
 shape. ``results.csv`` has a row per run, ``summary.md`` the stable cells and all scores; pictures
 show the samples of every cell and the scores with their ranges over seeds. Other studies::
 
     python -m lightning_igm.studies.ring projection-size   # the same, by dimensions of f's features
-    python -m lightning_igm.studies.ring projection        # what f makes of the tilted ring: a film
+    python -m lightning_igm.studies.ring projection        # the tilted ring, projected: a film
     python -m lightning_igm.studies.ring trace             # L_g and D* of Eq. 5 by iteration
 
-Each keeps to its own folder below ``--out``, and there to files named after its settings.
+Each writes to its own folder below ``--out``, in files named after its settings.
 """
 
 import argparse
