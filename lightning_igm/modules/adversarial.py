@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_igm.checks import positive
+from lightning_igm.data.adapter import data_of, stated_by
 from lightning_igm.modules.base import ImplicitGenerativeModule
 from lightning_igm.modules.support import check_takes_images
 from lightning_igm.networks.spectral import advance_spectral_norms
@@ -66,7 +67,7 @@ class AdversarialModule(ImplicitGenerativeModule):
         """Check, beyond the base's checks, that the critic and its loss take images."""
         super().setup(stage)
         check_takes_images(self, "critic_loss")
-        shape = getattr(getattr(self.trainer, "datamodule", None), "image_shape", None)
+        shape, _ = stated_by(data_of(self.trainer))
         if shape is not None:
             images = torch.zeros(2, *shape, dtype=self.weights_dtype)
             self.try_out("critic", images, "images")

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_igm.checks import above_zero, checkpoint_has_all, one_of, positive, supported_trainer
+from lightning_igm.data.adapter import LoaderData, data_of, stated_by
+from lightning_igm.data.examples import as_floats, image_tensor, picked
 from lightning_igm.distributed import all_mean, mean_gradients, rank, world_size
 from lightning_igm.modules.clock import GeneratorClock, log_by_generator_steps
 from lightning_igm.modules.compilation import check_compiler, compile_in_place
@@ -201,6 +203,11 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         """Precision of the generator's weights."""
         return next(self.generator.parameters()).dtype
 
+    @property
+    def made_range(self) -> tuple[float, float] | None:
+        """Range of values that the generator states or its last activation implies, or None."""
+        return stated_range(self.generator)
+
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Generate images for evaluation: no gradient, the generator in eval mode.
@@ -240,12 +247,22 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         return self._noise
 
     def images_of(self, batch: Any) -> Tensor:
-        """Images ``(N, C, H, W)`` of a batch that is a tensor, or a sequence that begins with one.
+        """Images ``(N, C, H, W)`` of a batch.
 
-        They come in the precision of the weights: Lightning converts batches to it before the data
-        module makes floats of them.
+        It is a tensor; a sequence that begins with one; or a dictionary that has one under
+        ``image``. uint8 images become floats in the generator's range; see
+        :class:`~lightning_igm.data.adapter.LoaderData`. All come in the precision of the weights:
+        Lightning converts batches to it before the data module makes floats of them.
+
+        Raises:
+            ValueError: There are none, or of another shape than those before.
         """
-        images: Tensor = batch[0] if isinstance(batch, list | tuple) else batch
+        images, data = image_tensor(batch), data_of(self._trainer)
+        if isinstance(data, LoaderData):
+            data.check(images)
+        if images.dtype == torch.uint8:
+            value_range = getattr(data, "value_range", None) or self.made_range
+            images = as_floats(images, value_range or (0.0, 1.0))
         return images.to(self.weights_dtype)
 
     # --- updates ------------------------------------------------------------------------------
@@ -383,11 +400,9 @@ class ImplicitGenerativeModule(LightningModule, ABC):
             check_compiler(self.compiler, self.device)
         if world_size() > 1:
             synchronise_batch_norms(self)
-        data = getattr(self.trainer, "datamodule", None)
+        data = data_of(self.trainer)
         if data is not None:
-            self._check_images(
-                getattr(data, "image_shape", None), getattr(data, "value_range", None)
-            )
+            self._check_images(*stated_by(data))
 
     def _check_images(
         self, shape: tuple[int, ...] | None, value_range: tuple[float, float] | None
@@ -441,7 +456,7 @@ class ImplicitGenerativeModule(LightningModule, ABC):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """As many generated images ``(N, C, H, W)`` as the batch has."""
-        return self.sample(self.images_of(batch).shape[0], self.noise)
+        return self.sample(len(picked(batch)), self.noise)
 
     def on_predict_start(self) -> None:
         """Start a stream of noise of this process's own."""
@@ -537,6 +552,11 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         tell_monitors(self.trainer, self)
         if self.stop_by is not None:
             raise self.stop_by
+
+    def on_train_epoch_end(self) -> None:
+        """Refuse a loader that gave nothing."""
+        if isinstance(data := data_of(self.trainer), LoaderData):
+            data.check_epoch()
 
     def on_train_end(self) -> None:
         """Check the losses since the last save; log the last step of a run too short for a row.

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_igm.checks import above_zero, non_negative, one_of
+from lightning_igm.data.adapter import data_of, stated_by
 from lightning_igm.losses.jacobians import features_of, suited
 from lightning_igm.losses.kernels import Gaussian, Kernel
 from lightning_igm.losses.mmd import mmd2
@@ -130,7 +131,7 @@ class MMDGAN(DiscrepancyGAN):
     def setup(self, stage: str) -> None:
         """Check, beyond the base's checks, that the decoder makes images of features."""
         super().setup(stage)
-        shape = getattr(getattr(self.trainer, "datamodule", None), "image_shape", None)
+        shape, _ = stated_by(data_of(self.trainer))
         if self.decoder is None or shape is None:
             return
         images = torch.zeros(2, *shape, dtype=self.weights_dtype)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_igm.checks import non_negative, one_of, positive
+from lightning_igm.data.adapter import to_device, whole_data
 from lightning_igm.distributed import all_mean, all_sum, mean_gradients, world_size
 from lightning_igm.losses._support import couples_images
 from lightning_igm.losses.adversarial import logistic_critic_loss
@@ -201,21 +202,15 @@ class MoLM(AdversarialModule):
         several ranks, this rank's share of them.
         """
         for batch in self.ordered_data().ordered_train_dataloader():
-            yield self.images_of(self.trainer.strategy.batch_to_device(batch, dataloader_idx=0))
+            yield self.images_of(to_device(self.trainer, batch))
 
     def ordered_data(self) -> Any:
-        """The data module, which must be able to give every training image once, in order.
+        """The data, which must be able to give every training image once, in order.
 
         Raises:
             ValueError: It is not.
         """
-        data = getattr(self.trainer, "datamodule", None)
-        if not hasattr(data, "ordered_train_dataloader"):
-            raise ValueError(
-                f"data: {type(data).__name__} has no ordered_train_dataloader(), which must give "
-                "every training image once, in order; subclass lightning_igm.data.ImageDataModule"
-            )
-        return data
+        return whole_data(self.trainer)
 
     def _moments(self, images: Tensor) -> Tensor:
         return all_mean(mean_moments(self.critic, images, images_only=True, **self._features))
