@@ -15,12 +15,20 @@ from torch.utils.data import DataLoader
 from lightning_igm.data.examples import Range, extremes, range_mismatch
 from lightning_igm.data.passes import (
     Loaders,
+    Rows,
     is_mapped,
     loader_sources,
     to_device,
 )
 
-__all__ = ["LoaderData", "data_of", "is_stream", "stated_by", "to_device", "whole_data"]
+__all__ = [
+    "LoaderData",
+    "data_of",
+    "is_stream",
+    "stated_by",
+    "to_device",
+    "whole_data",
+]
 
 
 def data_of(trainer: Any) -> Any:
@@ -222,17 +230,17 @@ class LoaderData(Loaders):
     # --- passes over all of them ----------------------------------------------------------------
 
     @property
-    def train_data(self) -> _Rows:
+    def train_data(self) -> Rows:
         """The training examples."""
-        return _Rows(self, "train")
+        return Rows(self, "train")
 
     @property
-    def test_data(self) -> _Rows:
+    def test_data(self) -> Rows:
         """The test examples: the validation loader's, and in ``trainer.test`` the test loader's.
 
         Where there are none, the training examples serve again.
         """
-        return _Rows(self, "test")
+        return Rows(self, "test")
 
     def ordered_train_dataloader(self) -> DataLoader[Any]:
         """Returns every training example exactly once; a share of them on each process.
@@ -268,9 +276,10 @@ class LoaderData(Loaders):
     def _tell_of_order(self, loader: Any) -> None:
         if hasattr(loader, "load_state_dict"):
             return
+        exact = "; ImageDataModule.from_dataset(its data set) is" if is_mapped(loader) else ""
         rank_zero_info(
             f"data: a {type(loader).__name__} decides the order of its batches: a run that resumes "
-            "within an epoch is not bit-exact; ImageDataModule.from_dataset of its data set is"
+            f"within an epoch is not bit-exact{exact}"
         )
 
     def _tell_of_short_batch(self, loader: Any) -> None:
@@ -282,25 +291,6 @@ class LoaderData(Loaders):
                     "data: the last batch of an epoch has one image, too few for some methods; "
                     "give the loader drop_last=True"
                 )
-
-
-class _Rows:
-    """Examples of a split, to be counted, and read by number in floats."""
-
-    def __init__(self, data: LoaderData, split: str) -> None:
-        self.data = data
-        self.split = split
-        self.rows = data.rows(split)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Tensor | slice) -> Tensor:
-        numbers = torch.arange(len(self))[index].tolist()
-        examples = self.data.examples(self.split)
-        batch = self.data.loader(self.split).collate_fn([examples[number] for number in numbers])
-        batch = to_device(self.data.trainer, batch, torch.device("cpu"))
-        return self.data.on_after_batch_transfer(batch, 0)
 
 
 _KNOWN: WeakKeyDictionary[Any, LoaderData] = WeakKeyDictionary()

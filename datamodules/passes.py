@@ -188,6 +188,31 @@ class Loaders:
         return several[0]
 
 
+class Rows:
+    """Examples of a split, to be counted, and read by number in floats.
+
+    Args:
+        data: The loaders, with the hook that makes images of a batch.
+        split: ``train`` or ``test``.
+    """
+
+    def __init__(self, data: Any, split: str) -> None:
+        self.data = data
+        self.split = split
+        self.rows = data.rows(split)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        numbers = torch.arange(len(self))[index].tolist()
+        examples = self.data.examples(self.split)
+        batch = self.data.loader(self.split).collate_fn([examples[number] for number in numbers])
+        batch = to_device(self.data.trainer, batch, torch.device("cpu"))
+        images: Tensor = self.data.on_after_batch_transfer(batch, 0)
+        return images
+
+
 def is_mapped(loader: Any) -> bool:
     """Tells whether single examples of a loader can be read by number and batched by it."""
     if not isinstance(loader, DataLoader) or mapped_length(loader.dataset) is None:
@@ -204,8 +229,10 @@ def batch_size_of(loader: DataLoader[Any]) -> int:
 def rows_of(loader: DataLoader[Any]) -> Sequence[int]:
     """Returns the examples that an epoch of a loader goes through, each process's the same."""
     count = cast(int, mapped_length(loader.dataset))
-    batches, sampler = cast(Any, loader.batch_sampler), cast(Any, loader.sampler)
+    batches: Any = loader.batch_sampler
     own = type(batches) is not BatchSampler
+    # Of a loader that was given batches, loader.sampler is not theirs.
+    sampler: Any = loader.sampler if own else batches.sampler
     everything = isinstance(sampler, SequentialSampler | DistributedSampler) or (
         type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == count
     )

@@ -1,5 +1,6 @@
 """The base class of all methods: a generator, a latent distribution, an optimizer."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -380,6 +381,13 @@ class ImplicitGenerativeModule(LightningModule, ABC):
         return schedulers if isinstance(schedulers, list) else [schedulers]
 
     # --- checks -------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> Any:
+        """None of its own; but before Lightning checks the loaders, see to one needless warning."""
+        # Nothing is validated but by callbacks, which score in training, too.
+        message = "You defined a `validation_step` but have no `val_dataloader`"
+        warnings.filterwarnings("ignore", message=message)
+        return super().configure_callbacks()
 
     def setup(self, stage: str) -> None:
         """Check precision, strategy, compiler, and that the generator makes images like the data's.
