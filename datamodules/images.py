@@ -6,10 +6,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_igm.data.base import InMemoryDataModule
+from lightning_igm.data.dataset_images import Mode, check_mapped, class_count, read_dataset
+from lightning_igm.data.examples import as_floats
 
 VALUE_RANGES = ((0.0, 1.0), (-1.0, 1.0))
 
@@ -56,6 +57,67 @@ class ImageDataModule(InMemoryDataModule):
         super().__init__(batch_size, seed)
         self.value_range = _checked_range(value_range)
 
+    @staticmethod
+    def from_dataset(
+        dataset: Any,
+        test: Any = None,
+        batch_size: int = 100,
+        seed: int = 0,
+        value_range: tuple[float, float] = (0.0, 1.0),
+        *,
+        image_key: str = "image",
+        label_key: str = "label",
+        mode: Mode | None = None,
+        float_range: tuple[float, float] | None = None,
+        num_workers: int = 0,
+    ) -> ImageDataModule:
+        """Returns a data module of any map-style data set: of torchvision, Hugging Face, your own.
+
+        `setup` reads every example once and keeps the images as uint8, so that training is as fast,
+        and a resumed run as exact, as with the other data modules. Random transforms are drawn
+        once for each image. An example is an image, a sequence that begins with one and goes on
+        with a label, or a dictionary; an image is a PIL image, or a uint8 or float tensor or array,
+        ``(C, H, W)``, ``(H, W, C)`` or ``(H, W)``, of 1 or 3 channels. All have one size.
+
+        Args:
+            dataset: The training split, with ``__len__`` and ``__getitem__``.
+            test: The test split; without one, the training images serve again.
+            batch_size: Images per batch and process.
+            seed: Seed of the training order.
+            value_range: Range of the float images that networks get: (0, 1), or (-1, 1).
+            image_key: Key of the image in a dictionary.
+            label_key: Key of the label in a dictionary.
+            mode: ``"L"`` for grey PIL images, ``"RGB"`` for colour; None for what the first one is.
+            float_range: Range of the data set's own float images; None for (-1, 1) if there is a
+                negative value among the first 256 images, and else (0, 1).
+            num_workers: Processes that read.
+
+        Returns:
+            A data module with ``train_labels`` and ``test_labels``, int64 ``(N,)``, and
+            ``num_classes``, known after `setup`; None if not every example has a whole number as
+            label.
+
+        Raises:
+            ValueError: If an argument is out of range, there are no images, or, in `setup`, an
+                image is none or unlike the others.
+
+        Example:
+            >>> from torch.utils.data import TensorDataset
+            >>> pictures = TensorDataset(torch.rand(10, 3, 8, 8), torch.arange(10) % 4)
+            >>> data = ImageDataModule.from_dataset(pictures, batch_size=5)
+            >>> data.setup()
+            >>> data.train_images.dtype, data.image_shape, data.num_classes
+            (torch.uint8, (3, 8, 8), 4)
+        """
+        reading: dict[str, Any] = {
+            "image_key": image_key,
+            "label_key": label_key,
+            "mode": mode,
+            "float_range": float_range,
+            "num_workers": num_workers,
+        }
+        return _DatasetImages(dataset, test, reading, batch_size, seed, value_range)
+
     @abstractmethod
     def load_images(self) -> tuple[Tensor, Tensor]:
         """Returns the training and the test images, each uint8 ``(N, C, H, W)``."""
@@ -95,12 +157,7 @@ class ImageDataModule(InMemoryDataModule):
 
     def to_float(self, images: Tensor) -> Tensor:
         """Returns uint8 images as float32 in ``value_range``; any other tensor unchanged."""
-        if images.dtype != torch.uint8:
-            return images
-        # A division of integers makes floats in one pass.
-        if self.value_range == (0.0, 1.0):
-            return images.div(255)
-        return images.div(127.5).sub_(1)
+        return as_floats(images, self.value_range)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Transforms and converts a batch of images on the device."""
@@ -111,6 +168,41 @@ class ImageDataModule(InMemoryDataModule):
         else:
             return batch
         return self.to_float(self.transform(batch, numbers))
+
+
+class _DatasetImages(ImageDataModule):
+    """What `ImageDataModule.from_dataset` returns."""
+
+    train_labels: Tensor | None = None
+    test_labels: Tensor | None = None
+
+    def __init__(
+        self,
+        dataset: Any,
+        test: Any,
+        reading: dict[str, Any],
+        batch_size: int,
+        seed: int,
+        value_range: tuple[float, float],
+    ) -> None:
+        super().__init__(batch_size, seed, value_range)
+        check_mapped(dataset, "dataset")
+        if test is not None:
+            check_mapped(test, "test")
+        self.name = type(dataset).__name__
+        self.datasets = dataset, test
+        self.reading = reading
+
+    def load_images(self) -> tuple[Tensor, Tensor]:
+        """Returns the images; sets ``train_labels``, ``test_labels`` and ``num_classes``."""
+        dataset, test = self.datasets
+        train, self.train_labels = read_dataset(dataset, "dataset", **self.reading)
+        self.num_classes = class_count(dataset, self.train_labels, self.reading["label_key"])
+        if test is None:
+            self.test_labels = self.train_labels
+            return train, train
+        images, self.test_labels = read_dataset(test, "test", **self.reading)
+        return train, images
 
 
 def _checked_range(value_range: Sequence[float]) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_igm.callbacks.cadence import EveryNSteps
 from lightning_igm.checks import checkpoint_has_all, positive
+from lightning_igm.data.adapter import data_of, is_stream
 from lightning_igm.files import replacing
 from lightning_igm.losses._support import couples_images
 from lightning_igm.losses.jacobians import squared_jacobian_norms
@@ -126,10 +127,12 @@ class CriticSpectrum(EveryNSteps):
         if kept is not None:
             return float(kept)
         critic = cast(nn.Module, pl_module.critic)
-        data: Any = getattr(trainer, "datamodule", None)
+        data: Any = data_of(trainer)
         value_range = getattr(data, "value_range", None)  # Points have none.
         coupled = any(map(couples_images, critic.modules()))
         if coupled or value_range is None or not hasattr(data, "ordered_train_dataloader"):
+            return None
+        if is_stream(data):
             return None
         if self._images is None:
             low, high = value_range

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_igm.callbacks.ema import evaluation_weights
+from lightning_igm.data.adapter import data_of
 from lightning_igm.distributed import rank, world_size
 from lightning_igm.metrics.digit_classifier import DigitClassifier
 from lightning_igm.metrics.extractors import extract
@@ -26,7 +27,7 @@ _DIGITS: dict[str, Literal["digits", "mnist"]] = {
 
 def data_name(trainer: Trainer) -> str:
     """Return what the trainer's data are called."""
-    return getattr(getattr(trainer, "datamodule", None), "name", None) or "these images"
+    return getattr(data_of(trainer), "name", None) or "these images"
 
 
 def are_digits(trainer: Trainer) -> bool:

@@ -13,6 +13,7 @@ from torchvision.utils import make_grid
 
 from lightning_igm.callbacks.ema import evaluation_weights
 from lightning_igm.checks import positive
+from lightning_igm.data.adapter import data_of
 from lightning_igm.files import replacing
 from lightning_igm.metrics.images import image_data, of_images, save_png, to_uint8
 from lightning_igm.metrics.points import of_points
@@ -75,7 +76,7 @@ class Films(Callback):
         if self.most_frames:
             grids = sorted((folder / "samples").glob("step_*.png"))
             write_film(grids, folder / "samples.gif", self.most_frames, self.frame_ms)
-        data = getattr(trainer, "datamodule", None)
+        data = data_of(trainer)
         if self.rows and of_images(trainer) and not of_points(data):
             save_png(self._interpolations(trainer, pl_module), folder / "interpolations.png")
 

@@ -13,6 +13,7 @@ from torchvision.utils import make_grid
 from lightning_igm.callbacks.cadence import EveryNSteps
 from lightning_igm.callbacks.ema import evaluation_weights
 from lightning_igm.checks import checkpoint_has_all
+from lightning_igm.data.adapter import data_of, is_stream
 from lightning_igm.metrics.images import (
     image_data,
     of_images,
@@ -90,8 +91,8 @@ class SampleGrid(EveryNSteps):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the noise unless a checkpoint brought it, and write the real images."""
         self._last_written = None
-        points = of_points(_data(trainer))
-        if not (points or of_images(trainer)):
+        points, stream = of_points(_data(trainer)), is_stream(_data(trainer))
+        if not (points or of_images(trainer)) or (points and stream):
             return
         count = self.num_points if points else self.num_samples
         if self._noise is None or len(self._noise) != count:
@@ -100,7 +101,7 @@ class SampleGrid(EveryNSteps):
             model = cast(ImplicitGenerativeModule, pl_module)
             with isolated_rng():
                 self._noise = model.sample_latent(count, generator).cpu()
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not stream:
             picture = (
                 self._scatter(trainer) if points else self._real_grid(trainer, pl_module.device)
             )
@@ -175,7 +176,7 @@ class SampleGrid(EveryNSteps):
 
 
 def _data(trainer: Trainer) -> Any:
-    return getattr(trainer, "datamodule", None)
+    return data_of(trainer)
 
 
 def _folder(trainer: Trainer) -> Path:

@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_igm.data.adapter import data_of
+
 
 def to_uint8(images: Tensor, value_range: tuple[float, float]) -> Tensor:
     """Quantise float images to 8 bits: clamp, scale, round.
@@ -51,7 +53,7 @@ def image_data(trainer: Trainer) -> Any:
     Raises:
         ValueError: If there is none, or it lacks ``ordered_train_dataloader`` or ``value_range``.
     """
-    data = getattr(trainer, "datamodule", None)
+    data = data_of(trainer)
     for name in ("ordered_train_dataloader", "value_range"):
         if getattr(data, name, None) is None:
             raise ValueError(f"datamodule must have {name}, got {type(data).__name__}")
@@ -60,7 +62,7 @@ def image_data(trainer: Trainer) -> Any:
 
 def of_images(trainer: Trainer) -> bool:
     """Whether the trainer's data are images, rather than points without a range of values."""
-    data = getattr(trainer, "datamodule", None)
+    data = data_of(trainer)
     return getattr(data, "value_range", None) is not None or not hasattr(data, "image_shape")
 
 

@@ -8,9 +8,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_igm.checks import positive
+from lightning_igm.data.adapter import data_of, stated_by
 from lightning_igm.modules.base import ImplicitGenerativeModule
 from lightning_igm.modules.players import Player
-from lightning_igm.modules.set_up import check_takes_images, of_the_data
+from lightning_igm.modules.set_up import check_takes_images
 from lightning_igm.networks.spectral import advance_spectral_norms
 
 __all__ = ["AdversarialModule"]
@@ -106,7 +107,7 @@ class AdversarialModule(ImplicitGenerativeModule):
         """Check, beyond the base's checks, that the critic and its loss take images."""
         super().setup(stage)
         check_takes_images(self, "critic_loss")
-        shape = of_the_data(self, "image_shape")
+        shape, _ = stated_by(data_of(self.trainer))
         if shape is not None:
             images = torch.zeros(2, *shape, dtype=self.weights_dtype)
             self.try_out("critic", images, "images")

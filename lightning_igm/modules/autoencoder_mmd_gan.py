@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_igm.checks import above_zero, non_negative
+from lightning_igm.data.adapter import data_of, stated_by
 from lightning_igm.losses.kernels import Kernel
 from lightning_igm.losses.mmd_gan import one_sided_term
 from lightning_igm.modules.mmd_gan import MMDGAN, Seen
-from lightning_igm.modules.set_up import of_the_data
 from lightning_igm.networks.autoencoder import AutoencoderCritic
 
 __all__ = ["AutoencoderMMDGAN"]
@@ -108,7 +108,7 @@ class AutoencoderMMDGAN(MMDGAN):
     def setup(self, stage: str) -> None:
         """Check, beyond the base's checks, that the decoder makes images of features."""
         super().setup(stage)
-        shape = of_the_data(self, "image_shape")
+        shape, _ = stated_by(data_of(self.trainer))
         if shape is None:
             return
         images = torch.zeros(2, *shape, dtype=self.weights_dtype)

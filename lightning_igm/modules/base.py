@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_igm.checks import above_zero, one_of, positive
+from lightning_igm.data.adapter import LoaderData, data_of
+from lightning_igm.data.examples import as_floats, image_tensor, picked
 from lightning_igm.distributed import mean_gradients, rank, world_size
 from lightning_igm.modules.finite import NonFiniteLossError
 from lightning_igm.modules.hyperparameters import save_plain_hyperparameters
@@ -26,7 +28,7 @@ from lightning_igm.modules.players import (
 )
 from lightning_igm.modules.resume import settings_of
 from lightning_igm.modules.run_hooks import RunHooks
-from lightning_igm.modules.set_up import latent_dim_of
+from lightning_igm.modules.set_up import latent_dim_of, stated_range
 
 __all__ = ["ImplicitGenerativeModule", "NonFiniteLossError"]
 
@@ -155,13 +157,28 @@ class ImplicitGenerativeModule(RunHooks, ABC):
         """Precision of the generator's weights."""
         return next(self.generator.parameters()).dtype
 
-    def images_of(self, batch: Any) -> Tensor:
-        """Images ``(N, C, H, W)`` of a batch that is a tensor, or a sequence that begins with one.
+    @property
+    def made_range(self) -> tuple[float, float] | None:
+        """Range of values that the generator states or its last activation implies, or None."""
+        return stated_range(self.generator)
 
-        They come in the precision of the weights: Lightning converts batches to it before the data
-        module makes floats of them.
+    def images_of(self, batch: Any) -> Tensor:
+        """Images ``(N, C, H, W)`` of a batch.
+
+        It is a tensor; a sequence that begins with one; or a dictionary that has one under
+        ``image``. uint8 images become floats in the generator's range; see
+        :class:`~lightning_igm.data.adapter.LoaderData`. All come in the precision of the weights:
+        Lightning converts batches to it before the data module makes floats of them.
+
+        Raises:
+            ValueError: There are none, or of another shape than those before.
         """
-        images: Tensor = batch[0] if isinstance(batch, list | tuple) else batch
+        images, data = image_tensor(batch), data_of(self._trainer)
+        if isinstance(data, LoaderData):
+            data.check(images)
+        if images.dtype == torch.uint8:
+            value_range = getattr(data, "value_range", None) or self.made_range
+            images = as_floats(images, value_range or (0.0, 1.0))
         return images.to(self.weights_dtype)
 
     # --- updates ------------------------------------------------------------------------------
@@ -222,4 +239,4 @@ class ImplicitGenerativeModule(RunHooks, ABC):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """As many generated images ``(N, C, H, W)`` as the batch has."""
-        return self.sample(self.images_of(batch).shape[0], self.noise)
+        return self.sample(len(picked(batch)), self.noise)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_igm.checks import non_negative, one_of, positive
+from lightning_igm.data.adapter import to_device, whole_data
 from lightning_igm.distributed import all_mean, all_sum, world_size
 from lightning_igm.losses.adversarial import logistic_critic_loss
 from lightning_igm.losses.moments import (
@@ -18,7 +19,7 @@ from lightning_igm.losses.moments import (
 from lightning_igm.modules.adversarial import AdversarialModule
 from lightning_igm.modules.phase_report import begin_report, end_report
 from lightning_igm.modules.players import Player
-from lightning_igm.modules.set_up import check_independent_images, ordered_data
+from lightning_igm.modules.set_up import check_independent_images
 
 __all__ = ["MoLM"]
 
@@ -112,7 +113,7 @@ class MoLM(AdversarialModule):
         """Check, beyond the base's checks, that the data can be passed over in order."""
         super().setup(stage)
         if stage == "fit":
-            ordered_data(self)
+            whole_data(self.trainer)
             # The generator's gradient is a small difference of moments: TF32 has too few digits.
             torch.backends.cudnn.allow_tf32 = False
 
@@ -189,8 +190,8 @@ class MoLM(AdversarialModule):
         Augmentation is part of that, by the data module's seed, the same in every pass. Under
         several ranks, this rank's share of them.
         """
-        for batch in ordered_data(self).ordered_train_dataloader():
-            yield self.images_of(self.trainer.strategy.batch_to_device(batch, dataloader_idx=0))
+        for batch in whole_data(self.trainer).ordered_train_dataloader():
+            yield self.images_of(to_device(self.trainer, batch))
 
     def _moments(self, images: Tensor) -> Tensor:
         return all_mean(mean_moments(self.critic, images, images_only=True, **self.features))

@@ -1,5 +1,6 @@
 """What a run does around the updates: checks, noise, logs by generator steps, checkpoints."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -9,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 from lightning_igm.checks import checkpoint_has_all
+from lightning_igm.data.adapter import LoaderData, data_of, stated_by
 from lightning_igm.modules.clock import GeneratorClock
 from lightning_igm.modules.compilation import compile_in_place
 from lightning_igm.modules.declared import declared
@@ -18,7 +20,7 @@ from lightning_igm.modules.logged_values import mean_values, scalars
 from lightning_igm.modules.monitors import tell_monitors
 from lightning_igm.modules.noise import NoiseStream
 from lightning_igm.modules.resume import ContinuedSettings, settle_epochs
-from lightning_igm.modules.set_up import check_generator, of_the_data, prepare, try_out
+from lightning_igm.modules.set_up import check_generator, prepare, try_out
 
 __all__ = ["RunHooks"]
 
@@ -52,6 +54,9 @@ class RunHooks(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """What belongs to every run, with any trainer, unless it is there from a run before."""
+        # Nothing is validated but by callbacks, which score in training, too.
+        message = "You defined a `validation_step` but have no `val_dataloader`"
+        warnings.filterwarnings("ignore", message=message)
         there: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         return [own for own in (self.finite_losses, self.continued_settings) if own not in there]
 
@@ -64,8 +69,9 @@ class RunHooks(LightningModule):
             ValueError: They do not fit.
         """
         prepare(self, stage, compiler=self.compiler, channels_last=self.channels_last)
-        if getattr(self.trainer, "datamodule", None) is not None:
-            self._check_images(of_the_data(self, "image_shape"), of_the_data(self, "value_range"))
+        data = data_of(self.trainer)
+        if data is not None:
+            self._check_images(*stated_by(data))
 
     def _check_images(
         self, shape: tuple[int, ...] | None, value_range: tuple[float, float] | None
@@ -107,6 +113,11 @@ class RunHooks(LightningModule):
         tell_monitors(self.trainer, self)
         if self.stop_by is not None:
             raise self.stop_by
+
+    def on_train_epoch_end(self) -> None:
+        """Refuse a loader that gave nothing."""
+        if isinstance(data := data_of(self.trainer), LoaderData):
+            data.check_epoch()
 
     def on_train_end(self) -> None:
         """Log the last step of a run too short for a row.

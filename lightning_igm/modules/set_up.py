@@ -21,8 +21,6 @@ __all__ = [
     "check_independent_images",
     "check_takes_images",
     "latent_dim_of",
-    "of_the_data",
-    "ordered_data",
     "prepare",
     "stated_range",
     "try_out",
@@ -56,26 +54,6 @@ def prepare(
         check_compiler(compiler, module.device)
     if world_size() > 1:
         synchronise_batch_norms(module)
-
-
-def of_the_data(module: LightningModule, name: str) -> Any:
-    """What the run's data module says of its images, by attribute; None if it does not."""
-    return getattr(getattr(module.trainer, "datamodule", None), name, None)
-
-
-def ordered_data(module: LightningModule) -> Any:
-    """The data module, which must be able to give every training image once, in order.
-
-    Raises:
-        ValueError: It is not.
-    """
-    data = getattr(module.trainer, "datamodule", None)
-    if not hasattr(data, "ordered_train_dataloader"):
-        raise ValueError(
-            f"data: {type(data).__name__} has no ordered_train_dataloader(), which must give "
-            "every training image once, in order; subclass lightning_igm.data.ImageDataModule"
-        )
-    return data
 
 
 def latent_dim_of(generator: nn.Module, latent_dim: int | None) -> int:

@@ -18,7 +18,7 @@ from tiny_models import (
 )
 from torch import nn
 from torch.func import functional_call, grad, vmap
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_igm.data.sampler import pass_numbers
 from lightning_igm.losses.moments import mean_moments
@@ -389,17 +389,29 @@ def test_hidden_units_and_pixels_have_moments_of_the_training_set():
     torch.testing.assert_close(model.training_set_moments(), expected, rtol=1e-4, atol=1e-6)
 
 
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(torch.rand(8, 3, 8, 8))
+
+
 class Unordered(LightningDataModule):
     def train_dataloader(self):
-        return DataLoader(torch.rand(8, 3, 8, 8), batch_size=4)
+        return DataLoader(Stream(), batch_size=4)
 
     val_dataloader = train_dataloader
 
 
-def test_a_data_module_without_an_ordered_loader_is_named():
-    with pytest.raises(ValueError, match=r"Unordered has no ordered_train_dataloader\(\)") as error:
+def test_a_data_module_whose_images_cannot_be_passed_over_is_named():
+    with pytest.raises(ValueError, match=r"DataLoader of a Stream is not allowed .*MoLM") as error:
         fit(tiny(MoLM, critic_steps=1), data=Unordered())
     assert "\n" not in str(error.value)
+
+
+def test_without_data_there_is_no_ordered_loader():
+    model = tiny(MoLM)
+    model.trainer = tiny_trainer()
+    with pytest.raises(ValueError, match=r"NoneType has no ordered_train_dataloader\(\)"):
+        model.ordered_data()
 
 
 # --- arguments --------------------------------------------------------------------------------
