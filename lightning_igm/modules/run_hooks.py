@@ -137,7 +137,7 @@ class RunHooks(LightningModule):
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Lightning's, for checkpoints of earlier versions too."""
         kind, checkpoint = checkpoint_of_now(cls, checkpoint_path, kwargs)
-        model: Self = super(RunHooks, kind).load_from_checkpoint(checkpoint, *args, **kwargs)
+        model: Self = super(RunHooks, kind).load_from_checkpoint(checkpoint, *args, **kwargs)  # type: ignore[misc]
         return model
 
     # --- logs -----------------------------------------------------------------------------------
