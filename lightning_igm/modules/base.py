@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_igm.checks import above_zero, one_of, positive
-from lightning_igm.data.adapter import LoaderData, data_of
-from lightning_igm.data.examples import as_floats, image_tensor, picked
+from lightning_igm.data.adapter import data_of, images_from
+from lightning_igm.data.examples import picked
 from lightning_igm.distributed import mean_gradients, rank, world_size
 from lightning_igm.modules.finite import NonFiniteLossError
 from lightning_igm.modules.hyperparameters import save_plain_hyperparameters
@@ -163,22 +163,15 @@ class ImplicitGenerativeModule(RunHooks, ABC):
         return stated_range(self.generator)
 
     def images_of(self, batch: Any) -> Tensor:
-        """Images ``(N, C, H, W)`` of a batch.
+        """Images ``(N, C, H, W)`` of a batch, in the precision of the weights.
 
-        It is a tensor; a sequence that begins with one; or a dictionary that has one under
-        ``image``. uint8 images become floats in the generator's range; see
-        :class:`~lightning_igm.data.adapter.LoaderData`. All come in the precision of the weights:
-        Lightning converts batches to it before the data module makes floats of them.
+        It is a tensor, begins with one, or has one under ``image``. uint8 images become floats in
+        the generator's range; see :class:`~lightning_igm.data.adapter.LoaderData`.
 
         Raises:
             ValueError: There are none, or of another shape than those before.
         """
-        images, data = image_tensor(batch), data_of(self._trainer)
-        if isinstance(data, LoaderData):
-            data.check(images)
-        if images.dtype == torch.uint8:
-            value_range = getattr(data, "value_range", None) or self.made_range
-            images = as_floats(images, value_range or (0.0, 1.0))
+        images = images_from(batch, data_of(self._trainer), self.made_range)
         return images.to(self.weights_dtype)
 
     # --- updates ------------------------------------------------------------------------------
