@@ -1,8 +1,9 @@
 """Callbacks: sample grids, averages, scores, learning rates, checkpoints."""
 
-from lightning_igm.callbacks.checkpoint import ExactResume, GeneratorCheckpoint
+from lightning_igm.callbacks.checkpoint import GeneratorCheckpoint
 from lightning_igm.callbacks.critic_spectrum import CriticSpectrum
 from lightning_igm.callbacks.ema import GeneratorEMA
+from lightning_igm.callbacks.exact_resume import ExactResume
 from lightning_igm.callbacks.films import Films
 from lightning_igm.callbacks.image_metrics import ImageMetrics
 from lightning_igm.callbacks.kid_learning_rate import KIDLearningRate

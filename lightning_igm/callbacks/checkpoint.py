@@ -1,31 +1,23 @@
-"""Checkpoints that count generator steps, and what makes a continued run the same run."""
+"""Checkpoints that count generator steps."""
 
-import random
-import signal
-import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
-import numpy as np
-import torch
-import torch.distributed as dist
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_igm.checks import checkpoint_has_all, positive
-from lightning_igm.distributed import rank, world_size
+from lightning_igm.distributed import world_size
 from lightning_igm.modules.base import ImplicitGenerativeModule, NonFiniteLossError
 from lightning_igm.modules.monitors import tell_monitors
 from lightning_igm.runs.checkpoints import AtomicCheckpointIO, CheckpointNotWrittenError
-from lightning_igm.runs.folder import CHECKPOINTS, MetricsCSV, check_no_run
+from lightning_igm.runs.folder import CHECKPOINTS
 
-__all__ = ["ExactResume", "GeneratorCheckpoint"]
+__all__ = ["GeneratorCheckpoint", "is_last_step", "is_trial", "place_checkpoints"]
 
 
 class GeneratorCheckpoint(ModelCheckpoint):
@@ -81,13 +73,13 @@ class GeneratorCheckpoint(ModelCheckpoint):
         """Save if it is time. The last step's is saved last of all, or its grid could be lost."""
         tell_monitors(trainer, pl_module)  # Their state belongs in the checkpoint.
         cast(ImplicitGenerativeModule, pl_module).in_training_step = False
-        if not _is_last_step(trainer):
+        if not is_last_step(trainer):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of the run, once: the base class would, too."""
         self._started = False
-        if not _is_trial(trainer):
+        if not is_trial(trainer):
             self._save_last_checkpoint(trainer, {})
 
     def on_exception(
@@ -98,7 +90,7 @@ class GeneratorCheckpoint(ModelCheckpoint):
         sound = not isinstance(exception, NonFiniteLossError | CheckpointNotWrittenError)
         # Of several ranks one alone must not begin to save: it would wait for the others.
         together = world_size() == 1 or isinstance(exception, KeyboardInterrupt | SIGTERMException)
-        usual = self._started and not _is_trial(trainer) and not _is_last_step(trainer)
+        usual = self._started and not is_trial(trainer) and not is_last_step(trainer)
         if usual and between_batches and sound and together:
             with suppress(CheckpointNotWrittenError):  # What stopped the run is to be told.
                 self._save_last_checkpoint(trainer, {})
@@ -134,197 +126,11 @@ def place_checkpoints(callbacks: Iterable[Callback], folder: str | Path) -> None
             )
 
 
-class ExactResume(Callback):
-    """Make a continued run the same run; it must be the first callback.
-
-    Keeps the random states of all ranks, the position in the data and the length of
-    ``metrics.csv``. Ctrl-C and SIGTERM, on SLURM SIGUSR1 too, stop the run after a batch, so that
-    nothing is lost (a second one stops at once). Of several ranks, one that gets a signal tells
-    the others in the background, and all stop after the batch that follows: no batch waits for it,
-    nor for a device. A folder that holds another run is refused.
-
-    Args:
-        continues: Whether the run goes on in a folder that holds a run.
-    """
-
-    def __init__(self, continues: bool = False) -> None:
-        self.continues = continues
-        self._random_states: list[dict[str, Any]] = []
-        self._rows = 0
-        self._signal = 0
-        self._signals: _Signals | None = None
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse to write over another run.
-
-        Raises:
-            ValueError: The folder holds a run that this one does not continue.
-        """
-        folder = Path(trainer.default_root_dir)
-        if stage == "fit" and not self.continues and trainer.is_global_zero:
-            check_no_run(folder)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the random states back, and drop logged rows that will be made anew."""
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV):
-                logger.go_back_to(self._rows)
-        self.continues = True  # The folder is this run's own from now on.
-        if rank() < len(self._random_states):
-            _set_random_states(self._random_states[rank()])
-        self._random_states = []
-        self._signal = 0
-        cast(ImplicitGenerativeModule, pl_module).stop_by = None
-        if threading.current_thread() is threading.main_thread():
-            # On SLURM Lightning would save in the middle of whatever the signal meets.
-            slurm = (signal.SIGUSR1,) if SLURMEnvironment.detect() else ()
-            for number in (signal.SIGINT, signal.SIGTERM, *slurm):
-                signal.signal(number, self._remember)  # The trainer puts the old ones back.
-        if world_size() > 1:
-            self._signals = _Signals()
-            # Lightning would have every batch wait for the device, to hear of signals.
-            loop: Any = trainer.fit_loop.epoch_loop
-            loop._broadcast_sigterm_tensor = lambda: None
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Count the batch as trained on; once all ranks know of a signal it is the last of all."""
-        data = getattr(trainer, "datamodule", None)
-        if data is not None and hasattr(data, "batches_trained"):
-            data.batches_trained += 1
-        received = self._signal
-        if self._signals is not None:
-            received = self._signals.exchange(received)
-        if received and not _is_last_step(trainer):
-            stop = KeyboardInterrupt if received == signal.SIGINT else SIGTERMException
-            cast(ImplicitGenerativeModule, pl_module).stop_by = stop
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave nothing in the background."""
-        if self._signals is not None:
-            self._signals.close()
-            self._signals = None
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Leave nothing in the background; what stopped the run is to be told."""
-        with suppress(RuntimeError):
-            self.on_train_end(trainer, pl_module)
-
-    def _remember(self, signum: int, frame: FrameType | None) -> None:
-        self._signal = signum
-        usual = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
-        signal.signal(signum, usual)
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep how many rows ``metrics.csv`` has, and the random states of all ranks."""
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
-        for logger in loggers:
-            logger.sync()
-        states = [_random_states()]
-        if world_size() > 1:
-            states = [{} for _ in range(world_size())]
-            dist.all_gather_object(states, _random_states())
-        rows = max((logger.rows for logger in loggers), default=self._rows)
-        checkpoint["exact_resume"] = {"rows": rows, "random": states}
-
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep them until training starts, and find the best checkpoints of a moved run."""
-        for callback in trainer.checkpoint_callbacks:
-            state = checkpoint["callbacks"].get(callback.state_key)
-            if isinstance(callback, ModelCheckpoint) and state:
-                _move(state, Path(callback.dirpath or ""))
-        if "exact_resume" in checkpoint:
-            with checkpoint_has_all("exact_resume"):
-                self._rows = checkpoint["exact_resume"]["rows"]
-                self._random_states = checkpoint["exact_resume"]["random"]
-
-
-def _move(state: dict[str, Any], folder: Path) -> None:
-    """Let the state of a ``ModelCheckpoint`` name files of its folder that were in another one."""
-    if not (state["best_model_path"] and (folder / Path(state["best_model_path"]).name).is_file()):
-        return
-    for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
-        state[name] = str(folder / Path(state[name]).name) if state[name] else ""
-    best = state["best_k_models"].items()
-    state["best_k_models"] = {str(folder / Path(path).name): score for path, score in best}
-    state["dirpath"] = str(folder)
-
-
-class _Signals:
-    """What signals the ranks have had, from batch to batch, on the CPU and in the background."""
-
-    def __init__(self) -> None:
-        self._group: Any = dist.new_group(backend="gloo")
-        self._largest = torch.tensor(0)
-        self._work: dist.Work | None = None
-
-    def exchange(self, own: int) -> int:
-        """Tell the others; the largest that the ranks told the last time, the same on all.
-
-        Raises:
-            RuntimeError: A rank has died.
-        """
-        self._wait()
-        known = int(self._largest)
-        self._largest = torch.tensor(own)
-        self._work = dist.all_reduce(
-            self._largest, dist.ReduceOp.MAX, group=self._group, async_op=True
-        )
-        return known
-
-    def close(self) -> None:
-        """Wait for what was told last.
-
-        Raises:
-            RuntimeError: A rank has died.
-        """
-        try:
-            self._wait()
-        finally:
-            dist.destroy_process_group(self._group)
-
-    def _wait(self) -> None:
-        if self._work is not None:
-            self._work.wait()
-            self._work = None
-
-
-def _is_last_step(trainer: Trainer) -> bool:
+def is_last_step(trainer: Trainer) -> bool:
+    """Whether the run is over with this generator step."""
     return 0 <= trainer.max_steps <= trainer.global_step
 
 
-def _is_trial(trainer: Trainer) -> bool:
+def is_trial(trainer: Trainer) -> bool:
+    """Whether nothing of the run is to be kept."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-
-
-def _random_states() -> dict[str, Any]:
-    numpy_state: Any = np.random.get_state()  # noqa: NPY002 - users' state
-    name, keys, *rest = numpy_state
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
-        "python": random.getstate(),
-    }
-
-
-def _set_random_states(states: dict[str, Any]) -> None:
-    torch.set_rng_state(states["torch"].cpu())
-    if len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
