@@ -47,7 +47,7 @@ def is_method(candidate: type) -> bool:
     return issubclass(candidate, bases) and not inspect.isabstract(candidate)
 
 
-_LONG_LIST = 15  # Names; of more, the nearest is enough.
+_LONG_LIST = 20  # Names; of more, the nearest is enough.
 _NULL = " - Expected a <class 'NoneType'>"
 _UNKNOWN_KEY = r"unknown key; (?:did you mean \w+\? ?)?(?:allowed: (?:\w+, )*\w+)?"
 _PROBLEM = (
