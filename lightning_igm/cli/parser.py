@@ -24,7 +24,7 @@ __all__ = ["OneLineParser", "check_schedules", "classes_first", "current_model",
 yaml.SafeDumper.add_multi_representer(
     Enum, lambda dumper, member: dumper.represent_data(member.value)
 )
-_LONG_LIST = 15  # Names; of more, the nearest is enough.
+_LONG_LIST = 20  # Names; of more, the nearest is enough.
 
 
 def current_paths(text: str) -> str:

@@ -19,12 +19,15 @@ class ImageStatistics(nn.Module):
     Those that "Generative Modeling via Drifting" (Deng, Li, Li, Du and He, 2026,
     https://arxiv.org/abs/2602.04770) takes of images and of an encoder's maps: every channel's
     ``sqrt(mean x^2 + 1e-6)``, and of patches the mean and ``sqrt(variance + 1e-6)``. There is
-    nothing to learn.
+    nothing to learn. Colours are no part of the paper: they tell a red digit from a blue one
+    whatever its shape, where distances of pixels hardly do.
 
     Args:
         patches: Sizes of patches, in pixels; each gives means and spreads.
         pixels: Whether the pixels are one of the vectors.
         channels: Whether the channels' sizes are one of them.
+        colors: Whether each channel's mean weighted by itself, ``sum x^2 / sum x``, is one of them:
+            the colour of what is bright in an image.
 
     Raises:
         ValueError: A size is not positive, or no features are asked for.
@@ -37,7 +40,11 @@ class ImageStatistics(nn.Module):
     """
 
     def __init__(
-        self, patches: Sequence[int] = (), pixels: bool = True, channels: bool = True
+        self,
+        patches: Sequence[int] = (),
+        pixels: bool = True,
+        channels: bool = True,
+        colors: bool = False,
     ) -> None:
         super().__init__()
         check_positive(**{f"patches[{i}]": size for i, size in enumerate(patches)})
@@ -48,12 +55,15 @@ class ImageStatistics(nn.Module):
         self.patches = tuple(patches)
         self.pixels = pixels
         self.channels = channels
+        self.colors = colors
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images ``(N, C, H, W)`` to vectors ``(N, D)``, D different for each."""
         found = [images.flatten(1)] if self.pixels else []
         if self.channels:
             found += [(images.square().mean((2, 3)) + _EPSILON).sqrt()]
+        if self.colors:
+            found += [images.square().sum((2, 3)) / (images.sum((2, 3)) + _EPSILON)]
         for size in self.patches:
             mean = F.avg_pool2d(images, size)
             square = F.avg_pool2d(images.square(), size)
