@@ -1,25 +1,28 @@
 """Implicit generative models on PyTorch Lightning."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
-from lightning_igm.modules import (
-    GAN,
-    GCMMDGAN,
-    MMDGAN,
-    SMMDGAN,
-    SNGAN,
-    SWGAN,
-    WGANGP,
-    AdversarialModule,
-    CramerGAN,
-    DiscrepancyGAN,
-    GRAMNet,
-    ImplicitGenerativeModule,
-    MMDNet,
-    MoLM,
-    SobolevGAN,
-)
-from lightning_igm.runs.load import load
+if TYPE_CHECKING:
+    from lightning_igm.modules import (
+        GAN,
+        GCMMDGAN,
+        MMDGAN,
+        SMMDGAN,
+        SNGAN,
+        SWGAN,
+        WGANGP,
+        AdversarialModule,
+        CramerGAN,
+        DiscrepancyGAN,
+        GRAMNet,
+        ImplicitGenerativeModule,
+        MMDNet,
+        MoLM,
+        SobolevGAN,
+    )
+    from lightning_igm.runs.load import load
 
 try:
     __version__ = version("lightning-igm")
@@ -45,3 +48,11 @@ __all__ = [
     "__version__",
     "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a method when it is asked for: losses and metrics need no Lightning."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    where = "lightning_igm.runs.load" if name == "load" else "lightning_igm.modules"
+    return getattr(import_module(where), name)

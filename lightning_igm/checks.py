@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
-
 __all__ = [
     "above_zero",
     "checkpoint_has_all",
@@ -88,6 +86,9 @@ def supported_trainer(trainer: Any) -> None:
     Raises:
         ValueError: It does not.
     """
+    # Only now: losses and metrics check their numbers without Lightning.
+    from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+
     supported_precision(trainer.precision)
     strategy = trainer.strategy
     whole = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)

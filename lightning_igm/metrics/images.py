@@ -3,13 +3,15 @@
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 def to_uint8(images: Tensor, value_range: tuple[float, float]) -> Tensor:
@@ -42,7 +44,7 @@ def to_uint8(images: Tensor, value_range: tuple[float, float]) -> Tensor:
     return unit.nan_to_num(nan=0.0).clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
 
 
-def image_data(trainer: Trainer) -> Any:
+def image_data(trainer: "Trainer") -> Any:
     """Return the trainer's data module, which must be one of images.
 
     Args:
@@ -58,7 +60,7 @@ def image_data(trainer: Trainer) -> Any:
     return data
 
 
-def of_images(trainer: Trainer) -> bool:
+def of_images(trainer: "Trainer") -> bool:
     """Whether the trainer's data are images, rather than points without a range of values."""
     data = getattr(trainer, "datamodule", None)
     return getattr(data, "value_range", None) is not None or not hasattr(data, "image_shape")
