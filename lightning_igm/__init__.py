@@ -51,8 +51,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a method when it is asked for: losses and metrics need no Lightning."""
+    """A method, or ``load``, when it is first asked for: losses and networks need no Lightning."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    where = "lightning_igm.runs.load" if name == "load" else "lightning_igm.modules"
-    return getattr(import_module(where), name)
+    module = "lightning_igm.runs.load" if name == "load" else "lightning_igm.modules"
+    globals()[name] = found = getattr(import_module(module), name)
+    return found

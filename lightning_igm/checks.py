@@ -86,15 +86,13 @@ def supported_trainer(trainer: Any) -> None:
     Raises:
         ValueError: It does not.
     """
-    # Only now: losses and metrics check their numbers without Lightning.
-    from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
-
     supported_precision(trainer.precision)
-    strategy = trainer.strategy
-    whole = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
-    if not whole or isinstance(strategy, DeepSpeedStrategy):
+    strategy = type(trainer.strategy)
+    # By name, as losses and metrics use this file, too, and need no Lightning.
+    names = {kind.__name__ for kind in strategy.__mro__}
+    if not names & {"SingleDeviceStrategy", "DDPStrategy"} or "DeepSpeedStrategy" in names:
         raise ValueError(
-            f"trainer.strategy: {type(strategy).__name__} is not supported (losses and gradients "
+            f"trainer.strategy: {strategy.__name__} is not supported (losses and gradients "
             "are exact where every process has all weights); use 'auto' or 'ddp'"
         )
 

@@ -32,6 +32,7 @@ class ColorDivergence(Score):
 
     name, order = "colors", 7
     columns: ClassVar = {"color_js": False}
+    default_on = ("color_mnist",)
     needs = "images"
     higher_is_better = False
     plot_lower_bound, plot_upper_bound = 0.0, 0.7

@@ -35,15 +35,17 @@ class ModeCoverage(Score):
 
     name, order = "modes", 6
     columns: ClassVar = {"modes": True, "reverse_kl": False}
+    default_on = ("stacked_mnist",)
     needs = "images"
     compares = False
     settings: ClassVar = {"seed": "seed"}
     fake_modes: list[Tensor]
+    _classifier: tuple[nn.Module, ...]
 
     def __init__(self, classifier: nn.Module | None = None, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # In a tuple: it is no part of the module that the metric is in, nor of its checkpoints.
-        self._classifier = (classifier or DigitClassifier.pretrained("mnist"),)
+        self._classifier = () if classifier is None else (classifier,)
         self.seed = seed
         self.add_state("fake_modes", [], "cat")
 
@@ -51,6 +53,8 @@ class ModeCoverage(Score):
         """Take in generated uint8 images ``(N, 3, H, W)``."""
         if real:
             return
+        if not self._classifier:
+            self._classifier = (DigitClassifier.pretrained("mnist"),)
         modes = stacked_modes(images, self._classifier[0].to(images.device))
         if not self.fake_modes:
             self.fake_modes.append(modes.new_zeros(1, NUM_MODES))

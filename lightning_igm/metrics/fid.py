@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_igm.metrics.frechet import frechet_error
+from lightning_igm.metrics.frechet import check_count, frechet_error
 from lightning_igm.metrics.score import Score
 
 __all__ = ["FrechetDistance"]
@@ -35,10 +35,10 @@ class FrechetDistance(Score):
 
     name, order = "fid", 1
     columns: ClassVar = {"fid": False}
+    default_on = ("*",)
     needs = "features"
     higher_is_better = False
     plot_lower_bound = 0.0
-    too_few = "FID with {features} features needs more than {features} {kind} images, got {count}"
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -74,6 +74,10 @@ class FrechetDistance(Score):
     def least(self, num_features: int = 0) -> int:
         """One more than there are features: a covariance would be singular."""
         return num_features + 1
+
+    def check(self, kind: str, count: int, num_features: int = 0) -> None:
+        """Refuse so few samples that a covariance would be singular."""
+        check_count(kind, count, num_features)
 
     def scores(self) -> dict[str, float]:
         """The distance and its standard error."""

@@ -38,6 +38,7 @@ class KernelDistance(FeatureScore):
 
     name, order = "kid", 2
     columns: ClassVar = {"kid": False}
+    default_on = ("*",)
     digits = 5
     higher_is_better = False
     settings: ClassVar = {

@@ -53,6 +53,8 @@ class Score(Metric, ABC):
     """``features``, ``logits``, ``images`` (uint8) or ``points``."""
     compares: ClassVar[bool] = True
     """Whether it needs real samples."""
+    default_on: ClassVar[Sequence[str]] = ()
+    """Data sets that it is made on unasked; ``*`` for all."""
     settings: ClassVar[Mapping[str, str]] = {}
     """Arguments of the constructor, and the settings of an evaluation that they take."""
     max_rows: ClassVar[int] = 50_000
@@ -81,6 +83,13 @@ class Score(Metric, ABC):
     def names(cls) -> list[str]:
         """Names of the numbers, each before its spread."""
         return column_names([cls])
+
+    @classmethod
+    def shown(cls) -> list[str]:
+        """Columns that ``igm-compare`` shows unasked."""
+        if cls.headlines is not None:
+            return list(cls.headlines)
+        return [name for name, higher in cls.columns.items() if higher is not None]
 
     @abstractmethod
     def scores(self) -> Mapping[str, float]:
@@ -124,9 +133,8 @@ class Score(Metric, ABC):
         """
         least = self.least(num_features)
         if count < least:
-            name, features = type(self).__name__, num_features
-            about = {"name": name, "kind": kind, "count": count, "features": features}
-            raise ValueError(self.too_few.format(least=least, **about))
+            about = {"name": type(self).__name__, "kind": kind, "count": count, "least": least}
+            raise ValueError(self.too_few.format(**about))
 
     def reset(self) -> None:
         """Forget the samples; the real ones only with ``reset_real_features``."""

@@ -15,6 +15,7 @@ from torchmetrics import MetricCollection
 from lightning_igm.data import RingDataModule
 from lightning_igm.metrics import (
     ColorDivergence,
+    DigitClassifier,
     FrechetDistance,
     InceptionScore,
     KernelDistance,
@@ -64,7 +65,7 @@ def by_ssim(real, fake):
 
 
 def by_modes(real, fake):
-    modes = stacked_modes(fake, ModeCoverage()._classifier[0])
+    modes = stacked_modes(fake, DigitClassifier.pretrained("mnist"))
     return mode_coverage(modes, seed=3).values()
 
 
