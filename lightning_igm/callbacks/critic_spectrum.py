@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from lightning_igm.callbacks.cadence import EveryNSteps
 from lightning_igm.checks import checkpoint_has_all, positive
 from lightning_igm.data.adapter import data_of, is_stream
+from lightning_igm.evaluation.images import random_images
 from lightning_igm.files import replacing
 from lightning_igm.losses._support import couples_images
 from lightning_igm.losses.jacobians import squared_jacobian_norms
-from lightning_igm.metrics.images import random_images
 from lightning_igm.metrics.rng import isolated_rng
 from lightning_igm.networks.spectral import singular_values
 

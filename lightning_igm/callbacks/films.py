@@ -14,9 +14,10 @@ from torchvision.utils import make_grid
 from lightning_igm.callbacks.ema import evaluation_weights
 from lightning_igm.checks import positive
 from lightning_igm.data.adapter import data_of
+from lightning_igm.evaluation.images import image_data, of_images
+from lightning_igm.evaluation.pictures import of_points, save_png
 from lightning_igm.files import replacing
-from lightning_igm.metrics.images import image_data, of_images, save_png, to_uint8
-from lightning_igm.metrics.points import of_points
+from lightning_igm.metrics.images import to_uint8
 from lightning_igm.metrics.rng import isolated_rng
 from lightning_igm.modules.base import ImplicitGenerativeModule
 from lightning_igm.modules.modes import eval_mode

@@ -1,49 +1,49 @@
 """Scores of the generator while it trains, and at validate and test."""
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
+from torchmetrics import MetricCollection
 
-from lightning_igm.callbacks.collecting import (
-    Split,
-    Weights,
-    cache_folder,
-    collect_generated,
-    collect_real,
-    count_real,
-    is_augmented,
-)
-from lightning_igm.callbacks.ema import has_average
+from lightning_igm.callbacks.ema import evaluation_weights, has_average
 from lightning_igm.callbacks.evaluation import Evaluation
-from lightning_igm.callbacks.features import are_digits, data_name, digit_extractor, measurement
-from lightning_igm.callbacks.score_table import score_table
 from lightning_igm.checks import one_of
-from lightning_igm.metrics.collection import Collection, Measures
-from lightning_igm.metrics.digit_classifier import DigitClassifier
-from lightning_igm.metrics.extractors import identity, prepare
-from lightning_igm.metrics.images import image_data
-from lightning_igm.metrics.inception import InceptionV3
-from lightning_igm.metrics.scores import check_counts
-from lightning_igm.metrics.summary import (
-    Score,
+from lightning_igm.distributed import world_size
+from lightning_igm.evaluation.evaluator import Evaluator
+from lightning_igm.evaluation.images import (
+    RealImages,
+    Split,
+    are_digits,
+    data_name,
+    digit_extractor,
+    image_data,
+)
+from lightning_igm.evaluation.samples import buffers_of_the_first, generated_images, measurement
+from lightning_igm.evaluation.settings import (
     ScoreSettings,
     check_scores,
-    columns,
-    needs,
-    summarize,
+    default_scores,
+    known_scores,
 )
+from lightning_igm.evaluation.table import score_table
+from lightning_igm.metrics.digit_classifier import DigitClassifier
+from lightning_igm.metrics.extractors import identity, prepare
+from lightning_igm.metrics.inception import InceptionV3
+from lightning_igm.metrics.score import column_names, score_classes
 from lightning_igm.modules.compilation import check_compiler, compile_in_place
 
-_DEFAULTS: dict[str, tuple[Score, ...]] = {
-    "color_mnist": ("fid", "kid", "colors"),
-    "stacked_mnist": ("fid", "kid", "modes"),
-}
+Weights = Literal["average", "raw"]
+if TYPE_CHECKING:
+    ScoreName = str
+else:
+    ScoreName = Literal[known_scores()]  # For the command line.
 
 
 class ImageMetrics(Evaluation):
@@ -120,7 +120,7 @@ class ImageMetrics(Evaluation):
         kid_subsets: int = 100,
         seed: int = 0,
         test_samples: int | None = None,
-        scores: list[Score] | None = None,
+        scores: list[ScoreName] | None = None,
         split: Split = "train",
         weights: Weights = "average",
         is_splits: int = 10,
@@ -146,8 +146,8 @@ class ImageMetrics(Evaluation):
         self._names: list[str] = []
         self._protocol: dict[str, Any] = {}
         self._digits: dict[str, nn.Module] = {}
-        self._real: Collection | None = None
-        self._real_source: Any = None
+        self._evaluator: Evaluator | None = None
+        self._made_for: Any = None
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -169,44 +169,31 @@ class ImageMetrics(Evaluation):
         """
         fitting = trainer.state.fn in (None, TrainerFn.FITTING)
         count = num_samples or (self.num_samples if fitting else self.test_samples)
-        scores, extractor = self._scores(trainer), self._extractor(trainer)
-        self._check_real(trainer, extractor, scores)
+        evaluator, images = self._opened(trainer, pl_module.device)
+        raw = self.weights == "raw"
+        weights = nullcontext() if raw else evaluation_weights(trainer, pl_module)
         with measurement(pl_module.device, self.settings.seed):
-            real = self._real_collection(trainer, pl_module.device, extractor, scores)
-            fake = collect_generated(
-                Measures(extractor, needs(scores, "generated"), self.compiler),
-                trainer,
-                pl_module,
-                num_samples=count,
-                batch_size=self.batch_size,
-                seed=self.settings.seed,
-                weights=self.weights,
-                sums="fid" in scores,
-            )
-            outcome: dict[str, float] | str = {}
-            if trainer.is_global_zero:
-                try:
-                    outcome = summarize(scores, real, fake, self.settings, pl_module.device)
-                except ValueError as error:
-                    outcome = str(error)
-        # The other processes wait: they must hear of an error, too.
-        outcome, real_images = trainer.strategy.broadcast((outcome, real.count))
-        if isinstance(outcome, str):
-            raise ValueError(outcome)
+            evaluator.take_real(images)
+            with weights, buffers_of_the_first(pl_module):
+                samples = generated_images(
+                    pl_module, count, self.batch_size, self.settings.seed, shared=True
+                )
+                batches = -(-count // (self.batch_size * world_size()))
+                scores = evaluator.score(samples, count, images.data.value_range, batches)
         self._protocol = {
-            "scores": list(scores),
+            "scores": list(self._scores(trainer)),
             "data": data_name(trainer),
             "split": self.split,
-            **({"augmented": True} if is_augmented(image_data(trainer), self.split) else {}),
-            "real_images": real_images,
+            **({"augmented": True} if images.augmented else {}),
+            "real_images": evaluator.real_count,
             "num_samples": count,
             "batch_size": self.batch_size,
             "weights": self.weights if has_average(trainer) else "raw",
-            "extractor": identity(extractor),
+            "extractor": identity(evaluator.extractor),
             **asdict(self.settings),
             **({"compile": self.compiler} if self.compiler else {}),
         }
-        return outcome
+        return scores
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the checkpoint of an earlier run; see whether scores can be made, and make sense.
@@ -217,9 +204,9 @@ class ImageMetrics(Evaluation):
             OSError: They are missing and cannot be downloaded.
         """
         super().setup(trainer, pl_module, stage)
-        scores = self._scores(trainer)
-        self._names = columns(scores)
-        without = not needs(scores, "generated") & {"features", "logits"}
+        kinds = [score_classes()[name] for name in self._scores(trainer)]
+        self._names = column_names(kinds)
+        without = not {kind.needs for kind in kinds} & {"features", "logits"}
         self.active = self.extractor is not None or are_digits(trainer) or without
         if not self.active:
             rank_zero_info(
@@ -229,7 +216,7 @@ class ImageMetrics(Evaluation):
         elif stage != "predict" and (stage != "fit" or self.every_n_steps is not None):
             extractor = self._extractor(trainer)
             prepare(extractor)
-            self._check_real(trainer, extractor, scores)
+            self._opened(trainer, pl_module.device)
             if self.compiler:
                 check_compiler(self.compiler, pl_module.device)
                 compile_in_place([extractor], self.compiler)
@@ -253,11 +240,11 @@ class ImageMetrics(Evaluation):
         """Names of the scores, each before its spread; known after ``setup``."""
         return self._names
 
-    def _scores(self, trainer: Trainer) -> tuple[Score, ...]:
+    def _scores(self, trainer: Trainer) -> tuple[str, ...]:
         """Names of the scores, by the data if none were given."""
         if self.scores is not None:
             return tuple(self.scores)
-        known: tuple[Score, ...] = _DEFAULTS.get(data_name(trainer), ("fid", "kid"))
+        known = default_scores(data_name(trainer))
         return ("is", *known) if isinstance(self.extractor, InceptionV3) else known
 
     def _extractor(self, trainer: Trainer) -> nn.Module:
@@ -268,52 +255,33 @@ class ImageMetrics(Evaluation):
             self._digits[name] = digit_extractor(trainer)
         return self._digits[name]
 
-    def _real_collection(
-        self,
-        trainer: Trainer,
-        device: torch.device,
-        extractor: nn.Module,
-        scores: tuple[Score, ...],
-    ) -> Collection:
-        """What scores need of the real images; made once, and there on the first process only."""
-        data = image_data(trainer)
-        source = (data, extractor, scores)
-        if self._real is None or self._real_source != source:
-            self._real = collect_real(
-                Measures(extractor, needs(scores, "real"), self.compiler),
-                trainer,
-                device,
-                split=self.split,
-                folder=cache_folder(data) if self.cache_dir is None else Path(self.cache_dir),
-                sums="fid" in scores,
-            )
-            self._real_source = source
-        return self._real
-
-    def _check_real(
-        self, trainer: Trainer, extractor: nn.Module, scores: tuple[Score, ...]
-    ) -> None:
-        """Refuse too few real images, as far as their number and that of features are known."""
-        count = count_real(image_data(trainer), self.split)
-        if count is not None:
-            check_counts(
-                count,
-                self.num_samples,
-                getattr(extractor, "num_features", None) if "fid" in scores else None,
-                self.settings.kid_subset_size if "kid" in scores else None,
-            )
+    def _opened(self, trainer: Trainer, device: torch.device) -> tuple[Evaluator, RealImages]:
+        """The evaluator and the real images of the trainer's data; too few of them are refused."""
+        names, extractor = self._scores(trainer), self._extractor(trainer)
+        images = RealImages(image_data(trainer), self.split, device)
+        folder = images.folder if self.cache_dir is None else Path(self.cache_dir)
+        made_for = names, extractor, folder
+        if self._evaluator is None or self._made_for != made_for:
+            metrics = MetricCollection(self.settings.make(names))
+            self._evaluator = Evaluator(extractor, metrics, folder, compiler=self.compiler)
+            self._made_for = made_for
+        self._evaluator.progress = trainer.progress_bar_callback is not None
+        count, size = images.known_count, getattr(extractor, "num_features", 0)
+        for score in self._evaluator.scores if count is not None else ():
+            if score.compares:
+                score.check("real", count or 0, size)
+            score.check("generated", self.num_samples, size)
+        return self._evaluator, images
 
     def _check_generated(self) -> None:
         """Refuse too few generated images, as far as the number of features is known."""
-        scores = self.scores or ("fid", "kid")
+        names = self.scores or default_scores("")
         known = DigitClassifier if self.extractor is None else self.extractor
-        num_features = int(getattr(known, "num_features", 1)) if "fid" in scores else 0
-        kid = self.settings.kid_subset_size if "kid" in scores else 1
-        splits = self.settings.is_splits if "is" in scores else 1
-        least = max(kid, splits, num_features + 1)
+        size = int(getattr(known, "num_features", 1)) if "fid" in names else 0
+        least = max(score.least(size) for score in self.settings.make(names))
         for name in ("num_samples", "test_samples"):
             if getattr(self, name) < least:
                 raise ValueError(
                     f"ImageMetrics: {name} must be at least {least} (kid_subset_size, is_splits, "
-                    f"and more than the {num_features} features), got {getattr(self, name)}"
+                    f"and more than the {size} features), got {getattr(self, name)}"
                 )

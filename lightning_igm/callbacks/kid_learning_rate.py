@@ -3,20 +3,22 @@
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_igm.callbacks.features import (
+from lightning_igm.callbacks.ema import evaluation_weights
+from lightning_igm.checks import above_zero, checkpoint_has_all, non_negative, positive
+from lightning_igm.evaluation.images import (
     are_digits,
     data_name,
     digit_extractor,
-    generated_features,
-    measurement,
-    real_features,
+    image_data,
+    random_images,
 )
-from lightning_igm.checks import above_zero, checkpoint_has_all, non_negative, positive
-from lightning_igm.metrics.extractors import prepare
+from lightning_igm.evaluation.samples import generated_features, measurement
+from lightning_igm.metrics.extractors import extract, prepare
 from lightning_igm.metrics.three_sample import KernelSums, kernel_sums, three_sample_test
 
 __all__ = ["DecayRule", "KIDLearningRate"]
@@ -218,14 +220,10 @@ class KIDLearningRate(Callback):
             self._real = None
             self._rule.past, self._rule.failures = [], 0
         if self._real is None:
-            with measurement(pl_module.device, self.seed):
-                real = real_features(
-                    cast(nn.Module, self.extractor),
-                    trainer,
-                    pl_module.device,
-                    count=self.num_samples,
-                    seed=self.seed,
-                )
+            device, extractor = pl_module.device, cast(nn.Module, self.extractor)
+            with measurement(device, self.seed):
+                images = random_images(image_data(trainer), device, self.num_samples, self.seed)
+                real = torch.cat([extract(extractor, batch)[0] for batch in images])
             if len(real) < self.num_samples:
                 raise ValueError(
                     f"KIDLearningRate.num_samples: {self.num_samples} is not allowed; there are "
@@ -302,11 +300,11 @@ class KIDLearningRate(Callback):
         device = pl_module.device
         # Draws of different steps must be independent: the test's variance takes them to be.
         seed = self.seed + trainer.global_step
-        with measurement(device, seed):
+        with measurement(device, seed), evaluation_weights(trainer, pl_module):
             fake = generated_features(
                 cast(nn.Module, self.extractor),
-                trainer,
                 pl_module,
+                image_data(trainer).value_range,
                 num_samples=self.num_samples,
                 batch_size=self.batch_size,
                 seed=seed,

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from lightning_igm.callbacks.ema import evaluation_weights
 from lightning_igm.checks import one_of, positive
+from lightning_igm.evaluation.images import image_data, of_images
+from lightning_igm.evaluation.pictures import save_png
 from lightning_igm.files import replacing
-from lightning_igm.metrics.images import image_data, of_images, save_png, to_uint8
+from lightning_igm.metrics.images import to_uint8
 
 __all__ = ["PredictionWriter"]
 

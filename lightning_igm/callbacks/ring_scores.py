@@ -7,8 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_igm.callbacks.ema import evaluation_weights
 from lightning_igm.callbacks.evaluation import Evaluation
-from lightning_igm.callbacks.features import measurement
-from lightning_igm.metrics.modes import ModeReference, mode_columns
+from lightning_igm.evaluation.samples import measurement
+from lightning_igm.metrics.ring import RingCoverage
 from lightning_igm.modules.base import ImplicitGenerativeModule
 
 __all__ = ["RingScores"]
@@ -55,7 +55,7 @@ class RingScores(Evaluation):
             )
         self.num_samples = num_samples
         self.seed = seed
-        self._reference: ModeReference | None = None
+        self._metric: RingCoverage | None = None
         self._source: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -65,7 +65,7 @@ class RingScores(Evaluation):
 
     def names(self) -> list[str]:
         """Names of the scores."""
-        return mode_columns()
+        return RingCoverage.names()
 
     def evaluate(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Generate, score and return; every rank returns the same numbers.
@@ -81,7 +81,10 @@ class RingScores(Evaluation):
             with measurement(device, self.seed), evaluation_weights(trainer, pl_module):
                 model = cast(ImplicitGenerativeModule, pl_module)
                 samples = model.sample(self.num_samples, generator).float().cpu()
-                scores = self._against(trainer).scores(samples)
+                metric = self._against(trainer)
+                metric.reset()
+                metric.update(samples)
+                scores = metric.scores()  # Of this process alone: the others wait.
         return dict(trainer.strategy.broadcast(scores))
 
     @property
@@ -101,11 +104,11 @@ class RingScores(Evaluation):
         lines.append(f"{self.num_samples:,} generated points against the test points")
         return "\n".join(lines)
 
-    def _against(self, trainer: Trainer) -> ModeReference:
+    def _against(self, trainer: Trainer) -> RingCoverage:
         """What the samples are scored against, made once for a data module."""
         data = cast(Any, trainer).datamodule
-        if self._reference is None or self._source is not data:
-            turned = {"unrotated": data.unrotated} if hasattr(data, "unrotated") else {}
-            self._reference = ModeReference(data.test_data.float(), data.centres, **turned)
+        if self._metric is None or self._source is not data:
+            unrotated = getattr(data, "unrotated", None)
+            self._metric = RingCoverage(data.test_data, data.centres, unrotated)
             self._source = data
-        return self._reference
+        return self._metric

@@ -14,14 +14,17 @@ from lightning_igm.callbacks.cadence import EveryNSteps
 from lightning_igm.callbacks.ema import evaluation_weights
 from lightning_igm.checks import checkpoint_has_all
 from lightning_igm.data.adapter import data_of, is_stream
-from lightning_igm.metrics.images import (
-    image_data,
-    of_images,
-    random_images,
+from lightning_igm.evaluation.images import image_data, of_images, random_images
+from lightning_igm.evaluation.pictures import (
+    BLUE,
+    ORANGE,
+    of_points,
+    plane,
     save_png,
-    to_uint8,
+    scatter,
+    surroundings,
 )
-from lightning_igm.metrics.points import BLUE, ORANGE, of_points, plane, scatter, surroundings
+from lightning_igm.metrics.images import to_uint8
 from lightning_igm.metrics.rng import isolated_rng
 from lightning_igm.modules.base import ImplicitGenerativeModule
 from lightning_igm.modules.modes import eval_mode

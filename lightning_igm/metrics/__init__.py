@@ -1,4 +1,7 @@
-"""Scores of generated images: one feature extractor feeds every score."""
+"""Scores of generated images: functions, and classes that are torchmetrics."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from lightning_igm.metrics.cifar10_classifier import CIFAR10Classifier
 from lightning_igm.metrics.colors import color_divergence, main_colors
@@ -15,11 +18,31 @@ from lightning_igm.metrics.rng import isolated_rng
 from lightning_igm.metrics.scores import ImageScores, image_scores
 from lightning_igm.metrics.stacked_digits import mode_coverage, stacked_modes
 
+if TYPE_CHECKING:
+    from lightning_igm.metrics.color_js import ColorDivergence
+    from lightning_igm.metrics.coverage import ModeCoverage
+    from lightning_igm.metrics.fid import FrechetDistance
+    from lightning_igm.metrics.isc import InceptionScore
+    from lightning_igm.metrics.kid import KernelDistance
+    from lightning_igm.metrics.prc import PrecisionRecall
+    from lightning_igm.metrics.ring import RingCoverage
+    from lightning_igm.metrics.score import Score, score_classes
+    from lightning_igm.metrics.ssim import MultiScaleSSIM
+
 __all__ = [
     "CIFAR10Classifier",
+    "ColorDivergence",
     "DigitClassifier",
+    "FrechetDistance",
     "ImageScores",
+    "InceptionScore",
     "InceptionV3",
+    "KernelDistance",
+    "ModeCoverage",
+    "MultiScaleSSIM",
+    "PrecisionRecall",
+    "RingCoverage",
+    "Score",
     "color_divergence",
     "frechet_distance",
     "frechet_error",
@@ -32,6 +55,27 @@ __all__ = [
     "mode_coverage",
     "ms_ssim",
     "precision_recall",
+    "score_classes",
     "stacked_modes",
     "to_uint8",
 ]
+
+# Functions are there at once; torchmetrics takes seconds to import, and classes wait for their use.
+_LATER = {
+    "ColorDivergence": "color_js",
+    "FrechetDistance": "fid",
+    "InceptionScore": "isc",
+    "KernelDistance": "kid",
+    "ModeCoverage": "coverage",
+    "MultiScaleSSIM": "ssim",
+    "PrecisionRecall": "prc",
+    "RingCoverage": "ring",
+    "Score": "score",
+    "score_classes": "score",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["frechet_distance", "frechet_error", "moments"]
+__all__ = ["check_count", "frechet_distance", "frechet_error", "moments"]
 
 _CHUNK = 2048  # Samples in float64 at a time.
 _BLOCK = 256  # Columns of a product at a time.
@@ -168,3 +168,21 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
         )
     features = features.double()
     return features.mean(0), torch.cov(features.mT).reshape(features.shape[1], -1)
+
+
+def check_count(kind: str, count: int, num_features: int) -> None:
+    """Refuse so few images that a covariance would be singular.
+
+    Args:
+        kind: ``real`` or ``generated``.
+        count: Number of images.
+        num_features: Size of the covariances.
+
+    Raises:
+        ValueError: There are no more images than features.
+    """
+    if count <= num_features:
+        raise ValueError(
+            f"FID with {num_features} features needs more than {num_features} {kind} images, "
+            f"got {count}"
+        )

@@ -194,11 +194,11 @@ class ModeReference:
         self,
         data: Tensor,
         centres: Tensor,
-        unrotated: Callable[[Tensor], Tensor] = lambda points: points,
+        unrotated: Callable[[Tensor], Tensor] | None = None,
         bandwidths: Sequence[float] = BANDWIDTHS,
     ) -> None:
         self.data, self.bandwidths, self._unrotated = data, tuple(bandwidths), unrotated
-        self._centres = unrotated(centres)
+        self._centres = centres if unrotated is None else unrotated(centres)
         self._within = mean_kernel(data, self.bandwidths)
 
     @property
@@ -212,7 +212,7 @@ class ModeReference:
         ``diverged`` is 1 if a sample is not finite, or more than half of them lie outside
         [-3, 3]^2 in the plane of the modes; else 0.
         """
-        plane = self._unrotated(samples)
+        plane = samples if self._unrotated is None else self._unrotated(samples)
         numbers: list[float] = [*mode_scores(plane, self._centres)]
         outside = plane[:, :2].abs().amax(1) > _LIMIT
         finite = bool(samples.isfinite().all())

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_igm.metrics.frechet import frechet_error, moments
+from lightning_igm.metrics.frechet import check_count, frechet_error, moments
 from lightning_igm.metrics.kernel_distance import check_kid_subsets, kernel_distance
 
-__all__ = ["ImageScores", "check_counts", "image_scores"]
+__all__ = ["ImageScores", "image_scores"]
 
 
 class ImageScores(NamedTuple):
@@ -69,36 +69,10 @@ def image_scores(
             f"got {tuple(real.shape)} and {tuple(fake.shape)}"
         )
     check_kid_subsets(kid_subset_size, kid_subsets)
-    check_counts(len(real), len(fake), real.shape[1], kid_subset_size)
+    for kind, features in (("real", real), ("generated", fake)):
+        check_count(kind, len(features), real.shape[1])
     fid, fid_std = frechet_error(*moments(real), *moments(fake), fake)
     kid, kid_std = kernel_distance(
         real, fake, subset_size=kid_subset_size, subsets=kid_subsets, seed=seed
     )
     return ImageScores(float(fid), kid, kid_std, float(fid_std))
-
-
-def check_counts(
-    real: int, fake: int, num_features: int | None = None, kid_subset_size: int | None = None
-) -> None:
-    """Refuse too few images.
-
-    Args:
-        real: Number of real images.
-        fake: Number of generated images.
-        num_features: Features of FID's covariances; None without FID.
-        kid_subset_size: Images in a subset of KID; None without KID.
-
-    Raises:
-        ValueError: A covariance would be singular, or a subset larger than the set.
-    """
-    for name, count in (("real", real), ("generated", fake)):
-        if num_features is not None and count <= num_features:
-            raise ValueError(
-                f"FID with {num_features} features needs more than {num_features} {name} images, "
-                f"got {count}"
-            )
-        if kid_subset_size is not None and count < kid_subset_size:
-            raise ValueError(
-                f"kid_subset_size must be at most the number of {name} images ({count}), "
-                f"got {kid_subset_size}"
-            )

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NUM_MODES", "mode_coverage", "stacked_modes"]
+__all__ = ["NUM_MODES", "coverage_of_counts", "mode_coverage", "stacked_modes"]
 
 NUM_MODES = 1000
 _RESAMPLES = 200
@@ -67,8 +67,14 @@ def mode_coverage(modes: Tensor, *, seed: int = 0) -> dict[str, float]:
     """
     if modes.ndim != 1 or len(modes) == 0:
         raise ValueError(f"modes: shape {tuple(modes.shape)} is not allowed; it must be (N,)")
-    shares = torch.bincount(modes.cpu(), minlength=NUM_MODES).double().numpy() / len(modes)
-    redrawn = np.random.RandomState(seed).multinomial(len(modes), shares, _RESAMPLES) / len(modes)
+    return coverage_of_counts(torch.bincount(modes, minlength=NUM_MODES), seed=seed)
+
+
+def coverage_of_counts(counts: Tensor, *, seed: int = 0) -> dict[str, float]:
+    """:func:`mode_coverage` of the number of samples in every mode, ``(1000,)``."""
+    count = int(counts.sum())
+    shares = counts.cpu().double().numpy() / count
+    redrawn = np.random.RandomState(seed).multinomial(count, shares, _RESAMPLES) / count
     covered, divergence = _coverage(shares[None])
     all_covered, all_divergences = _coverage(redrawn)
     return {

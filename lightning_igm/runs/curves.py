@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from lightning_igm.metrics.score import score_classes
 from lightning_igm.runs.folder import CONFIG, METRICS, SCORE_FILE
 
 __all__ = [
@@ -29,10 +30,7 @@ __all__ = [
 
 Stage = Literal["fit", "validate", "test"]
 
-SCORES = (
-    *("fid", "kid", "inception_score", "ms_ssim_ratio", "precision", "recall"),
-    *("modes", "reverse_kl", "color_js", "modes_covered", "hq", "mmd2_0.2"),
-)
+SCORES = tuple(name for kind in score_classes().values() for name in kind.shown())
 """Scores that are compared by default, where the runs have them."""
 
 

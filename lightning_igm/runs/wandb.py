@@ -4,7 +4,6 @@
 """
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import isfinite
@@ -14,11 +13,11 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_igm.metrics.score import score_classes
+
 __all__ = ["best_scores", "finishing", "log_config", "remember_id", "wandb_logger"]
 
 _ID = "wandb_id.txt"
-_LOW = re.compile("fid|kid|color_js|reverse_kl|kl_rev|kl_fwd|mmd2_.*")
-_HIGH = re.compile("inception_score|precision|recall|modes|modes_covered|hq")
 _WITHOUT_KEY = ("offline", "disabled", "dryrun")
 _MODES = ("online", "shared", "run", *_WITHOUT_KEY)
 _begun: set[str] = set()
@@ -159,10 +158,11 @@ def best_scores(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
         >>> best_scores([{"step": 1, "fid": 9.0, "hq": 0.5}, {"step": 2, "fid": 7.0, "hq": 0.25}])
         {'best/fid': 7.0, 'best/hq': 0.5}
     """
+    higher = {name: up for kind in score_classes().values() for name, up in kind.columns.items()}
     best: dict[str, float] = {}
     for row in history:
         for name, value in row.items():
-            pick = min if _LOW.fullmatch(name) else max if _HIGH.fullmatch(name) else None
-            if pick and isfinite(value):
+            if higher.get(name) is not None and isfinite(value):
+                pick = max if higher[name] else min
                 best[f"best/{name}"] = pick(value, best.get(f"best/{name}", value))
     return best

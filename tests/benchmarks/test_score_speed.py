@@ -7,14 +7,15 @@ import pytest
 import torch
 from timing import interleaved, median_ratio, peak_memory, report
 from torch import nn
+from torchmetrics import MetricCollection
 from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from lightning_igm.evaluation.settings import ScoreSettings
 from lightning_igm.metrics import InceptionV3, frechet_distance
-from lightning_igm.metrics.collection import Measures, collect
+from lightning_igm.metrics.extractors import extract
 from lightning_igm.metrics.frechet import moments
-from lightning_igm.metrics.summary import ScoreSettings, summarize
 
 pytestmark = [
     pytest.mark.slow,
@@ -63,11 +64,11 @@ def torchmetrics_scores(real, fake, logits):
 
 
 def our_scores(real, fake, logits):
-    rows = {"features": real}, {"features": fake, "logits": logits}
-    sets = [collect([(0, part)], COUNT, 1, sums=True) for part in rows]
-    sets[1].rows["extremes"] = torch.zeros(1, 2)
     settings = ScoreSettings(kid_subset_size=1000, kid_subsets=100)
-    summarize(["is", "fid", "kid"], *sets, settings, torch.device("cpu"))
+    metrics = MetricCollection(settings.make(["is", "fid", "kid"]))
+    metrics.update(features=real, logits=logits, real=True)
+    metrics.update(features=fake, logits=logits, real=False)
+    metrics.compute()
 
 
 def test_one_pass_for_all_is_faster_than_torchmetrics_three_inceptions(record_property, tmp_path):
@@ -86,10 +87,10 @@ def test_one_pass_for_all_is_faster_than_torchmetrics_three_inceptions(record_pr
     real, fake = torch.randn(2, COUNT, 2048, generator=draw).abs()
     logits = fake[:, :1008]
     extractor.prepare()
-    measures, network = Measures(extractor, ["features", "logits"]), extractor.network
+    network = extractor.network
     with torch.no_grad():
         functions = {
-            "our pass": lambda: measures(images),
+            "our pass": lambda: extract(extractor, images),
             "their pass": lambda: network(images),
             "our scores": lambda: our_scores(real, fake, logits),
             "their scores": lambda: torchmetrics_scores(real, fake, logits),

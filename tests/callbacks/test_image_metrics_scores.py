@@ -10,8 +10,15 @@ from torch._dynamo.utils import counters
 
 from lightning_igm.callbacks.ema import GeneratorEMA
 from lightning_igm.callbacks.image_metrics import ImageMetrics
+from lightning_igm.evaluation.settings import known_scores
 from lightning_igm.metrics import inception_score, mean_similarity, mode_coverage, precision_recall
-from lightning_igm.metrics.summary import SCORES, columns
+from lightning_igm.metrics.score import column_names, score_classes
+
+SCORES = known_scores()
+
+
+def columns(names):
+    return column_names([score_classes()[name] for name in names])
 
 
 class Images(TinyImages):

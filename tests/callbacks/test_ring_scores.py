@@ -12,8 +12,8 @@ from tiny_gan import fitted_state, tiny_trainer
 
 from lightning_igm.callbacks import GeneratorEMA, RingScores, SampleGrid
 from lightning_igm.data import GaussianDataModule, RingDataModule
+from lightning_igm.evaluation.pictures import BLUE, ORANGE, plane, scatter, surroundings
 from lightning_igm.metrics.modes import ModeReference
-from lightning_igm.metrics.points import BLUE, ORANGE, plane, scatter, surroundings
 from lightning_igm.modules import GAN
 from lightning_igm.networks import MLPCritic, MLPGenerator
 

@@ -12,7 +12,7 @@ from two_ranks import started
 from lightning_igm.callbacks import ImageMetrics
 from lightning_igm.data import ImageDataModule
 from lightning_igm.distributed import rank, world_size
-from lightning_igm.metrics.summary import SCORES
+from lightning_igm.evaluation.settings import known_scores
 from lightning_igm.modules import GAN
 from lightning_igm.networks import DCGANCritic, DCGANGenerator
 
@@ -54,7 +54,7 @@ def validate(folder, samples, batch_size, data_batch):
         batch_size=batch_size,
         kid_subset_size=20,
         kid_subsets=3,
-        scores=list(SCORES),
+        scores=list(known_scores()),
         pairs=50,
         cache_dir=folder,
     )

@@ -5,7 +5,9 @@ import warnings
 import pytest
 import random_inception
 import torch
+from torchmetrics import MetricCollection
 
+from lightning_igm.evaluation.settings import ScoreSettings
 from lightning_igm.metrics import (
     InceptionV3,
     frechet_distance,
@@ -13,9 +15,8 @@ from lightning_igm.metrics import (
     kernel_distance,
     precision_recall,
 )
-from lightning_igm.metrics.collection import Measures, collect
+from lightning_igm.metrics.extractors import extract
 from lightning_igm.metrics.frechet import moments
-from lightning_igm.metrics.summary import ScoreSettings, summarize
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +105,13 @@ def smooth_images(count, contrast, seed):
 def compare(fidelity, weights, count, scores, settings):
     """Our scores and torch-fidelity's of the same images by the same network."""
     images = smooth_images(count + 10, 1.0, 0), smooth_images(count, 0.8, 1)
-    measures = Measures(InceptionV3(weights, sha256=None), ["features", "logits"])
-
-    def rows(part):
-        return ((start, measures(part[start : start + 50])) for start in range(0, len(part), 50))
-
-    real, fake = (collect(rows(p), len(p), 99, sums="fid" in scores) for p in images)
-    fake.rows["extremes"] = torch.zeros(1, 2)
-    ours = summarize(scores, real, fake, settings, torch.device("cpu"))
+    extractor, metrics = InceptionV3(weights, sha256=None), MetricCollection(settings.make(scores))
+    for part, real in zip(images, (True, False), strict=True):
+        for batch in part.split(50):
+            with torch.no_grad():
+                features, logits = extract(extractor, batch)
+            metrics.update(features=features, logits=logits, real=real)
+    ours = {name: float(value) for name, value in metrics.compute().items()}
     theirs = fidelity.calculate_metrics(
         input1=Tensors(images[1]),
         input2=Tensors(images[0]),

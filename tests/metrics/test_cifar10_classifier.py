@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from lightning_igm.metrics import CIFAR10Classifier, train_cifar10_classifier
+from lightning_igm.metrics import CIFAR10Classifier
+from lightning_igm.studies import train_cifar10_classifier
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])

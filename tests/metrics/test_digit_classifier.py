@@ -6,8 +6,8 @@ from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
 from lightning_igm.data.color import colorize
-from lightning_igm.metrics import train_digit_classifier
 from lightning_igm.metrics.digit_classifier import DigitClassifier
+from lightning_igm.studies import train_digit_classifier
 
 
 @pytest.fixture(scope="module")

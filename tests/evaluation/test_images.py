@@ -2,7 +2,8 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
-from lightning_igm.metrics.images import image_data, to_uint8, training_images
+from lightning_igm.evaluation.images import image_data, prepared_images
+from lightning_igm.metrics import to_uint8
 
 LEVELS = torch.arange(256, dtype=torch.uint8)
 
@@ -54,6 +55,8 @@ def test_training_images_come_back_as_they_were():
         def on_after_batch_transfer(self, batch, dataloader_idx):
             return batch.float() / 127.5 - 1
 
-    batches = list(training_images(Levels(), torch.device("cpu")))
+    data = Levels()
+    ordered = data.ordered_train_dataloader()
+    batches = list(prepared_images(ordered, data, torch.device("cpu")))
     assert [len(batch) for batch in batches] == [7, 7, 2]
     assert torch.equal(torch.cat(batches).flatten(), LEVELS)

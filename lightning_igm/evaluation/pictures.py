@@ -1,18 +1,35 @@
-"""Pictures of points: a raster, without a drawing library."""
+"""Pictures as files, and pictures of points: a raster, without a drawing library."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-__all__ = ["of_points", "plane", "scatter", "surroundings"]
+__all__ = ["of_points", "plane", "save_png", "scatter", "surroundings"]
 
 Colour = tuple[int, int, int]
 BLUE: Colour = (31, 119, 180)
 ORANGE: Colour = (255, 127, 14)
 _FRAME = 160
 _MARGIN = 0.1
+
+
+def save_png(image: Tensor, path: Path) -> None:
+    """Write a uint8 image; a run killed on the way leaves no half-written file.
+
+    Args:
+        image: ``(1, H, W)`` grey or ``(3, H, W)`` RGB, on any device.
+        path: Where to; folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    pixels = image.permute(1, 2, 0).squeeze(2).cpu().numpy()
+    Image.fromarray(pixels).save(unfinished, format="PNG")
+    os.replace(unfinished, path)
 
 
 def of_points(data: Any) -> bool:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-__all__ = ["score_table"]
+from lightning_igm.metrics.score import score_classes
 
-_DIGITS = {"kid": 5, "kid_std": 5}
+__all__ = ["score_table"]
 
 
 def score_table(rows: Sequence[dict[str, float]]) -> list[str]:
@@ -18,14 +18,18 @@ def score_table(rows: Sequence[dict[str, float]]) -> list[str]:
              step              fid
                20  1.5000 ± 0.2500
     """
+    decimals = {column: kind.digits for kind in score_classes().values() for column in kind.columns}
     every = dict.fromkeys(name for row in rows for name in row)
     names = [name for name in every if name != "step" and not name.endswith("_std")]
     cells = [["step", *names]]
-    cells += [[f"{row['step']:.0f}", *(_cell(row, name) for name in names)] for row in rows]
+    cells += [
+        [f"{row['step']:.0f}", *(_cell(row, name, decimals.get(name, 4)) for name in names)]
+        for row in rows
+    ]
     widths = [max(9, *map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(f"{c:>{w}}" for c, w in zip(line, widths, strict=True)) for line in cells]
 
 
-def _cell(row: dict[str, float], name: str) -> str:
+def _cell(row: dict[str, float], name: str, decimals: int) -> str:
     numbers = [row[key] for key in (name, f"{name}_std") if key in row]
-    return " ± ".join(f"{number:.{_DIGITS.get(name, 4)}f}" for number in numbers)
+    return " ± ".join(f"{number:.{decimals}f}" for number in numbers)

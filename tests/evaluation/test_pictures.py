@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_igm.data import GaussianDataModule, RingDataModule
-from lightning_igm.metrics.points import BLUE, ORANGE, of_points, plane, scatter, surroundings
+from lightning_igm.evaluation.pictures import BLUE, ORANGE, of_points, plane, scatter, surroundings
 
 UNIT = (0.0, 0.0, 1.0)
 

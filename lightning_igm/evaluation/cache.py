@@ -1,4 +1,4 @@
-"""Collections of real images on disk, made once for all runs."""
+"""What scores keep of real images, on disk, made once for all runs."""
 
 import hashlib
 import json
@@ -14,8 +14,6 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_igm.metrics.collection import Collection
-
 __all__ = ["StatisticsCache"]
 
 _PATIENCE = 900  # Seconds to wait for another process that computes the same.
@@ -29,15 +27,15 @@ class StatisticsCache:
 
     Args:
         folder: Where the files are; made if it is missing.
-        key: All that a collection depends on, as JSON can hold it.
+        key: All that the tensors depend on, as JSON can hold it.
 
     Example:
         >>> import tempfile, torch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     cache = StatisticsCache(folder, {"data": "digits", "extractor": "LeNet"})
-        ...     cache.save(Collection(2, rows={"features": torch.ones(2, 3)}))
-        ...     cache.load().count
-        2
+        ...     cache.save({"real_features": torch.ones(2, 3)})
+        ...     cache.load()["real_features"].shape
+        torch.Size([2, 3])
     """
 
     def __init__(self, folder: str | Path, key: Mapping[str, Any]) -> None:
@@ -61,8 +59,8 @@ class StatisticsCache:
         finally:
             lock.release()
 
-    def load(self) -> Collection | None:
-        """Return the collection, or None if there is none that is sound."""
+    def load(self) -> dict[str, Tensor] | None:
+        """Return the tensors by name, or None if there are none that are sound."""
         try:
             if not self.path.is_file():
                 return None
@@ -70,24 +68,16 @@ class StatisticsCache:
             tensors: dict[str, Tensor] = content["tensors"]
             if content["about"] != self.about or content["digest"] != _digest(tensors):
                 raise ValueError("its content has changed")
-            mean, cov = tensors.pop("mean", None), tensors.pop("cov", None)
-            return Collection(content["count"], mean, cov, tensors)
+            return tensors
         except Exception as error:  # Damage shows as almost any error.
             reason = " ".join(str(error).split())[:80]
             rank_zero_info(f"metrics: {self.path} is damaged and made anew ({reason})")
             return None
 
-    def save(self, collection: Collection) -> None:
-        """Write the collection, or say why that cannot be done."""
-        moments = {"mean": collection.mean, "cov": collection.cov}
-        tensors = {name: t.cpu() for name, t in moments.items() if t is not None}
-        tensors |= collection.rows
-        content = {
-            "about": self.about,
-            "count": collection.count,
-            "digest": _digest(tensors),
-            "tensors": tensors,
-        }
+    def save(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors, or say why that cannot be done."""
+        tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+        content = {"about": self.about, "digest": _digest(tensors), "tensors": tensors}
         unfinished = self.path.with_suffix(f".{secrets.token_hex(4)}.partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
