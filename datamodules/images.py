@@ -102,6 +102,7 @@ class ImageDataModule(InMemoryDataModule):
                 image is none or unlike the others.
 
         Example:
+            >>> import torch
             >>> from torch.utils.data import TensorDataset
             >>> pictures = TensorDataset(torch.rand(10, 3, 8, 8), torch.arange(10) % 4)
             >>> data = ImageDataModule.from_dataset(pictures, batch_size=5)
