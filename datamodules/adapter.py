@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from lightning.pytorch import Trainer
@@ -37,6 +36,9 @@ __all__ = [
     "whole_data",
 ]
 
+# It belongs to the trainer, and goes with it.
+_KEPT = "_lightning_igm_data"
+
 
 def data_of(trainer: Any) -> Any:
     """Returns a trainer's data as the data modules here give them.
@@ -55,10 +57,11 @@ def data_of(trainer: Any) -> Any:
     sources = loader_sources(trainer)
     if not sources:
         return data
-    known = _KNOWN.get(trainer)
+    known: LoaderData | None = getattr(trainer, _KEPT, None)
     if known is None or not known.is_of(trainer, sources):
-        known = _KNOWN[trainer] = LoaderData(trainer, sources)
-    return known
+        known = LoaderData(trainer, sources)
+        setattr(trainer, _KEPT, known)
+    return known if known.has_loaders else data
 
 
 def whole_data(trainer: Any) -> Any:
@@ -321,6 +324,3 @@ class LoaderData(Loaders):
                     "data: the last batch of an epoch has one image, too few for some methods; "
                     "give the loader drop_last=True"
                 )
-
-
-_KNOWN: WeakKeyDictionary[Any, LoaderData] = WeakKeyDictionary()

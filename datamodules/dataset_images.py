@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,18 @@ from lightning_igm.data.examples import (
 )
 
 Mode = Literal["L", "RGB"]
+
+
+class ReadImages(NamedTuple):
+    """What `read_dataset` returns."""
+
+    images: Tensor
+    """uint8 ``(N, C, H, W)``."""
+    labels: Tensor | None
+    """int64 ``(N,)``, or None."""
+    float_range: Range | None
+    """Range that the images had as floats; None of uint8 ones."""
+
 
 _CHUNK = 256
 _GREY = ("L", "LA", "1")
@@ -61,8 +73,8 @@ def read_dataset(
     mode: Mode | None = None,
     float_range: Range | None = None,
     num_workers: int = 0,
-) -> tuple[Tensor, Tensor | None]:
-    """Returns all images of a data set, uint8 ``(N, C, H, W)``, and their labels if it has any.
+) -> ReadImages:
+    """Reads all images of a data set, and their labels if it has any.
 
     An example is an image; a sequence that begins with one, whose second entry is the label; or a
     mapping. Images are PIL images; or uint8 or float tensors and arrays, ``(C, H, W)``,
@@ -79,9 +91,6 @@ def read_dataset(
             first 256 images, and else (0, 1).
         num_workers: Processes that read.
 
-    Returns:
-        Images, and labels int64 ``(N,)`` or None.
-
     Raises:
         ValueError: If there are no images, they differ in shape, or one is something else.
     """
@@ -96,13 +105,14 @@ def read_dataset(
     )
     images: Tensor | None = None
     labels: list[int | None] = []
+    found_range: Range | None = None
     try:
         for chunk in loader:
             pictures = [_alike(picture, chunk[0][0], images) for picture, _ in chunk]
             stacked = torch.stack(pictures)
             if stacked.is_floating_point():
-                float_range = float_range or likely_range(stacked)
-                stacked = _quantised(stacked, float_range)
+                found_range = found_range or float_range or likely_range(stacked)
+                stacked = _quantised(stacked, found_range)
             if images is None:
                 images = torch.empty(count, *stacked.shape[1:], dtype=torch.uint8)
             images[len(labels) : len(labels) + len(stacked)] = stacked
@@ -111,7 +121,7 @@ def read_dataset(
         raise ValueError(f"{name}: {last_line(error).removeprefix('data: ')}") from error
     assert images is not None  # check_mapped has seen to it.
     found = [label for label in labels if label is not None]
-    return images, torch.tensor(found) if len(found) == count else None
+    return ReadImages(images, torch.tensor(found) if len(found) == count else None, found_range)
 
 
 def class_count(dataset: Any, labels: Tensor | None, label_key: str = "label") -> int | None:
@@ -144,8 +154,11 @@ class _Examples(Dataset[tuple[Tensor, int | None]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int | None]:
-        example = self.dataset[index]
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int | None]]:
+        examples = self.dataset.__getitems__(indices)
+        return [self._made(*pair) for pair in zip(indices, examples, strict=True)]
+
+    def _made(self, index: int, example: Any) -> tuple[Tensor, int | None]:
         try:
             picture = _channels_first(picked(example, self.image_key), self.mode)
         except ValueError as error:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from lightning_igm.data.sampler import stream_seed
-
 Range = tuple[float, float]
 
 _SLACK = 1e-3
 # Standardised images stay well below the second; from 0 on, pixels of 0 to 255 go beyond the first.
 _PIXELS, _FAR = 2.0, 10.0
+# Takes the seeds of neighbouring rows far from one another.
+_ODD = 2654435761
 
 
 def picked(item: Any, key: str = "image") -> Any:
@@ -181,9 +181,15 @@ class Seeded(Dataset[Any]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Any:
-        row = self.rows[index]
-        with seeded(stream_seed(0, row) if isinstance(row, int) and row >= 0 else 0):
-            return self.dataset[row]
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        with kept_random_states():
+            return [self._read(self.rows[index]) for index in indices]
+
+    def _read(self, row: int) -> Any:
+        _seed(row * _ODD % 2**32)
+        return self.dataset[row]
 
 
 @contextmanager
@@ -197,14 +203,25 @@ def seeded(seed: int) -> Iterator[None]:
         ...     bool(torch.rand(1) == first)
         True
     """
-    # Not torch.manual_seed, which would seed the generators of GPUs, too.
+    with kept_random_states():
+        _seed(seed)
+        yield
+
+
+@contextmanager
+def kept_random_states() -> Iterator[None]:
+    """Puts the global random states of the CPU back afterwards."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        random.seed(seed)
         yield
     finally:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         random.setstate(states[2])
+
+
+def _seed(seed: int) -> None:
+    # Not torch.manual_seed, which would seed the generators of GPUs, too.
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)

@@ -63,7 +63,7 @@ class ImageDataModule(InMemoryDataModule):
         test: Any = None,
         batch_size: int = 100,
         seed: int = 0,
-        value_range: tuple[float, float] = (0.0, 1.0),
+        value_range: tuple[float, float] | None = None,
         *,
         image_key: str = "image",
         label_key: str = "label",
@@ -84,7 +84,8 @@ class ImageDataModule(InMemoryDataModule):
             test: The test split; without one, the training images serve again.
             batch_size: Images per batch and process.
             seed: Seed of the training order.
-            value_range: Range of the float images that networks get: (0, 1), or (-1, 1).
+            value_range: Range of the float images that networks get: (0, 1), or (-1, 1). None for
+                that which the data set's own float images have, and (0, 1) where it has none.
             image_key: Key of the image in a dictionary.
             label_key: Key of the label in a dictionary.
             mode: ``"L"`` for grey PIL images, ``"RGB"`` for colour; None for what the first one is.
@@ -102,6 +103,7 @@ class ImageDataModule(InMemoryDataModule):
                 image is none or unlike the others.
 
         Example:
+            >>> import torch
             >>> from torch.utils.data import TensorDataset
             >>> pictures = TensorDataset(torch.rand(10, 3, 8, 8), torch.arange(10) % 4)
             >>> data = ImageDataModule.from_dataset(pictures, batch_size=5)
@@ -183,9 +185,12 @@ class _DatasetImages(ImageDataModule):
         reading: dict[str, Any],
         batch_size: int,
         seed: int,
-        value_range: tuple[float, float],
+        value_range: tuple[float, float] | None,
     ) -> None:
-        super().__init__(batch_size, seed, value_range)
+        super().__init__(batch_size, seed, (0.0, 1.0) if value_range is None else value_range)
+        self.keeps_range = value_range is None
+        if (given := reading["float_range"]) is not None and not given[0] < given[1]:
+            raise ValueError(f"float_range={given} must be two numbers, the smaller first")
         check_mapped(dataset, "dataset")
         if test is not None:
             check_mapped(test, "test")
@@ -196,12 +201,14 @@ class _DatasetImages(ImageDataModule):
     def load_images(self) -> tuple[Tensor, Tensor]:
         """Returns the images; sets ``train_labels``, ``test_labels`` and ``num_classes``."""
         dataset, test = self.datasets
-        train, self.train_labels = read_dataset(dataset, "dataset", **self.reading)
+        train, self.train_labels, float_range = read_dataset(dataset, "dataset", **self.reading)
+        if self.keeps_range and float_range in VALUE_RANGES:
+            self.value_range = float_range
         self.num_classes = class_count(dataset, self.train_labels, self.reading["label_key"])
         if test is None:
             self.test_labels = self.train_labels
             return train, train
-        images, self.test_labels = read_dataset(test, "test", **self.reading)
+        images, self.test_labels, _ = read_dataset(test, "test", **self.reading)
         return train, images
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
-from weakref import ref
 
 import torch
 from lightning.pytorch import Trainer
@@ -31,6 +30,12 @@ _READY: dict[Any, tuple[str, ...]] = {
     TrainerFn.TESTING: ("test",),
 }
 _STAGES = {"train": "fit", "val": "validate", "test": "test", "predict": "predict"}
+_LOOPS = {
+    "train": "fit_loop",
+    "val": "validate_loop",
+    "test": "test_loop",
+    "predict": "predict_loop",
+}
 _WORDS = {"train": "training", "val": "validation"}
 
 
@@ -47,19 +52,9 @@ def to_device(trainer: Any, batch: Any, device: torch.device | None = None) -> A
 
 
 def loader_sources(trainer: Any) -> dict[str, Any]:
-    """Returns where Lightning takes the loaders from that there are, by what they are for."""
-    loops = {
-        "train": getattr(trainer, "fit_loop", None),
-        "val": getattr(trainer, "validate_loop", None),
-        "test": getattr(trainer, "test_loop", None),
-        "predict": getattr(trainer, "predict_loop", None),
-    }
-    sources = {name: loop._data_source for name, loop in loops.items() if loop is not None}
-    return {
-        name: source
-        for name, source in sources.items()
-        if source.instance is not None and source.is_defined()
-    }
+    """Returns where Lightning takes loaders from, by what they are for, whether there are any."""
+    loops = {name: getattr(trainer, loop, None) for name, loop in _LOOPS.items()}
+    return {name: loop._data_source for name, loop in loops.items() if loop is not None}
 
 
 class Loaders:
@@ -71,9 +66,14 @@ class Loaders:
     """
 
     def __init__(self, trainer: Trainer, sources: dict[str, Any]) -> None:
-        self._trainer = ref(trainer)
-        self._sources = sources
-        self._instances = [(name, source.instance) for name, source in sources.items()]
+        self.trainer: Any = trainer
+        """The trainer whose loaders are meant."""
+        self._instances = [source.instance for source in sources.values()]
+        self._sources = {
+            name: source
+            for name, source in sources.items()
+            if source.instance is not None and source.is_defined()
+        }
         self._loaders: dict[str, Any] = {}
         self._rows: dict[str, Sequence[int]] = {}
         self._running = trainer.state.fn
@@ -82,14 +82,19 @@ class Loaders:
 
     def is_of(self, trainer: Any, sources: dict[str, Any]) -> bool:
         """Tells whether stage and sources are still those that these data are of."""
-        known = [(name, id(instance)) for name, instance in self._instances]
-        now = [(name, id(source.instance)) for name, source in sources.items()]
-        return known == now and self._running == trainer.state.fn
+        pairs = zip(self._instances, sources.values(), strict=True)
+        return self._running == trainer.state.fn and all(
+            instance is source.instance for instance, source in pairs
+        )
 
     @property
-    def trainer(self) -> Any:
-        """The trainer whose loaders are meant."""
-        return self._trainer()
+    def has_loaders(self) -> bool:
+        """Whether there is a loader."""
+        return bool(self._sources)
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        # A copy of a trainer, in a process that it starts, makes its own.
+        return type(None), ()
 
     def rows(self, split: str) -> Sequence[int]:
         """Returns the numbers of the examples that a pass reads, in order.

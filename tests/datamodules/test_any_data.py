@@ -1,7 +1,10 @@
 """Every method, and every callback that looks at images, on ordinary loaders."""
 
+import gc
 import inspect
+import pickle
 import re
+import weakref
 
 import pytest
 import torch
@@ -22,6 +25,7 @@ from torch.utils.data import (
 import lightning_igm.modules as methods
 from lightning_igm.callbacks import CriticSpectrum, ImageMetrics, KIDLearningRate, SampleGrid
 from lightning_igm.data import ImageDataModule
+from lightning_igm.data.adapter import data_of
 from lightning_igm.modules import (
     GAN,
     MMDGAN,
@@ -395,6 +399,27 @@ def test_a_run_goes_on_after_an_epoch_to_the_same_bits(tmp_path):
 @MAYBE_MID_EPOCH
 def test_a_run_goes_on_within_an_epoch(tmp_path):
     resumed(tmp_path, DataLoader(Dictionaries(), batch_size=4, shuffle=True), at=3, until=8)
+
+
+def test_nothing_outlives_the_trainer():
+    model = trained(DataLoader(IMAGES, batch_size=4), model=model_of(MoLM))
+    assert pickle.loads(pickle.dumps(data_of(model.trainer))) is None
+    alive = weakref.ref(model), weakref.ref(data_of(model.trainer))
+    del model
+    gc.collect()
+    assert [each() for each in alive] == [None, None]
+
+
+def test_data_are_those_of_the_latest_call():
+    model = trained(DataLoader(IMAGES, batch_size=4))
+    trainer, first = model.trainer, data_of(model.trainer)
+    assert data_of(trainer) is first
+    trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = -1, 3
+    trainer.fit(model, DataLoader(IMAGES[:6], batch_size=4))
+    assert len(data_of(trainer).train_data) == 6
+    trainer.predict(model, DataLoader(range(3)), return_predictions=False)
+    assert data_of(trainer).image_shape == (3, 8, 8)
+    assert data_of(tiny_trainer()) is None
 
 
 # --- what is said -----------------------------------------------------------------------------

@@ -147,7 +147,26 @@ def test_a_grey_picture_among_colours_and_modes():
 def test_a_float_range_is_what_it_is_said_to_be():
     light = Examples(lambda i: PIXELS[i] / 255)
     images = ready(light, float_range=(-1.0, 1.0)).train_images
+    assert torch.equal(ready(light, float_range=(0.0, 1.0)).train_images, PIXELS)
     assert torch.equal(images, ((PIXELS / 255 + 1) / 2 * 255).round().byte())
+
+
+@pytest.mark.parametrize(
+    ("images", "given", "value_range"),
+    [
+        (PIXELS, None, (0.0, 1.0)),
+        (PIXELS / 255, None, (0.0, 1.0)),
+        (PIXELS / 127.5 - 1, None, (-1.0, 1.0)),
+        (PIXELS / 127.5 - 1, (0.0, 1.0), (0.0, 1.0)),
+        (PIXELS, (-1.0, 1.0), (-1.0, 1.0)),
+    ],
+)
+def test_the_range_is_the_data_sets_unless_given(images, given, value_range):
+    data = ready(images, value_range=given)
+    assert data.value_range == value_range
+    low, high = value_range
+    expected = PIXELS / 255 * (high - low) + low
+    torch.testing.assert_close(data.to_float(data.train_images), expected, rtol=0, atol=1e-5)
 
 
 def test_a_test_split_of_its_own():
@@ -239,6 +258,8 @@ def test_a_later_image_out_of_the_range_of_the_first():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="value_range"):
         ImageDataModule.from_dataset(PIXELS, value_range=(0, 255))
+    with pytest.raises(ValueError, match="float_range"):
+        ImageDataModule.from_dataset(PIXELS, float_range=(1.0, 0.0))
     with pytest.raises(ValueError, match="test: a Stream"):
         ImageDataModule.from_dataset(PIXELS, Stream())
     with pytest.raises(ValueError, match="batch_size=13"):
