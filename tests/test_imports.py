@@ -15,11 +15,13 @@ for name in sys.argv[1:]:
     import_module(name)
 print(*{name.partition(".")[0] for name in set(sys.modules) - before}, *sys.modules)
 """
-HEAVY = {"lightning", "pytorch_lightning", "jsonargparse", "omegaconf", "sympy", "wandb"}
+HEAVY = {"lightning", "pytorch_lightning", "jsonargparse", "omegaconf", "wandb"}
+# torchmetrics loads it; what needs no torchmetrics must not.
+WITH_TORCHMETRICS = {"metrics": set()}
 OURS = {f"lightning_igm.{room}" for room in ("modules", "callbacks", "runs", "cli", "data")}
 
 
-@pytest.mark.parametrize("room", ["losses", "networks"])
+@pytest.mark.parametrize("room", ["losses", "networks", "metrics"])
 def test_they_load_neither_lightning_nor_the_command_line(room):
     names = [
         f"lightning_igm.{room}.{path.stem}"
@@ -30,7 +32,7 @@ def test_they_load_neither_lightning_nor_the_command_line(room):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert f"lightning_igm.{room}" in loaded
-    assert not loaded & (HEAVY | OURS)
+    assert not loaded & (HEAVY | OURS | WITH_TORCHMETRICS.get(room, {"sympy"}))
 
 
 def test_what_is_not_there_is_told():
@@ -38,3 +40,15 @@ def test_what_is_not_there_is_told():
 
     with pytest.raises(AttributeError, match="'lightning_igm' has no attribute 'MoML'"):
         _ = lightning_igm.MoML
+
+
+def test_functions_of_metrics_do_not_wait_for_torchmetrics():
+    command = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        "lightning_igm.metrics",
+        "lightning_igm.metrics.frechet",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"torchmetrics", "sympy", *HEAVY, *OURS}
