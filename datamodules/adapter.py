@@ -68,7 +68,8 @@ def whole_data(trainer: Any) -> Any:
     """Returns a trainer's data, which must be able to give every training image once.
 
     Raises:
-        ValueError: If they are not.
+        ValueError: If they are not, or under ``Trainer(overfit_batches=...)``, which trains on some
+            of a loader's images.
     """
     data = data_of(trainer)
     if not hasattr(data, "ordered_train_dataloader"):
@@ -77,6 +78,10 @@ def whole_data(trainer: Any) -> Any:
             "every training image once, in order; give a DataLoader, or a data module"
         )
     if isinstance(data, LoaderData):
+        if overfit_batches := trainer.overfit_batches:
+            raise ValueError(
+                f"overfit_batches={overfit_batches} is not supported; train on fewer images"
+            )
         data.rows("train")
     return data
 
@@ -279,13 +284,8 @@ class LoaderData(Loaders):
         """Returns every training example exactly once; a share of them on each process.
 
         Raises:
-            ValueError: If the examples cannot be read by number, or under
-                ``Trainer(overfit_batches=...)``, which trains on some of them.
+            ValueError: If the examples cannot be read by number.
         """
-        if overfit_batches := getattr(self.trainer, "overfit_batches", 0):
-            raise ValueError(
-                f"overfit_batches={overfit_batches} is not supported; train on fewer images"
-            )
         return self.ordered("train")
 
     def test_dataloader(self) -> DataLoader[Any]:

@@ -425,8 +425,9 @@ def test_data_are_those_of_the_latest_call():
 # --- what is said -----------------------------------------------------------------------------
 
 
-def test_one_line_tells_what_is_not_exact(caplog):
-    trained(DataLoader(IMAGES, batch_size=4), SampleGrid(1, num_samples=4), max_steps=8)
+def test_one_line_tells_what_is_not_exact(caplog, tmp_path):
+    grid = SampleGrid(1, num_samples=4)
+    trained(DataLoader(IMAGES, batch_size=4), grid, max_steps=8, default_root_dir=tmp_path)
     told = lines(caplog)
     assert len(told) == 1
     assert "a DataLoader decides the order" in told[0]
