@@ -41,12 +41,16 @@ METHODS = {
     "GAN": "gan/digits",
     "GRAM-net": "gramnet/digits",
     "MMDGAN with a decoder": "mmdgan/digits_li",
+    "R3GAN": "r3gan/digits",
+    "repulsive MMDGAN": "repulsive_mmdgan/digits",
+    "drifting": "drifting/digits",
+    "feature matching": "feature_matching/digits",
     "MMD-net": "mmdnet/digits",
     "MMD-net in codes": "mmdnet/digits_codes",
 }
 """Preset of each method."""
 
-_NO_CRITIC = ("MMD-net", "MMD-net in codes")
+_NO_CRITIC = ("drifting", "feature matching", "MMD-net", "MMD-net in codes")
 _WATCH = ["--trainer.callbacks+=CriticSpectrum", "--trainer.callbacks.every_n_steps=100"]
 
 
