@@ -103,7 +103,7 @@ class FeatureMatching(ImplicitGenerativeModule):
         discrepancy = torch.stack([loss_of(x, *moments) for x, moments in pairs]).sum()
         self.log_training({"discrepancy": discrepancy})
         if self.moving_average is None:
-            return discrepancy.to(fake.dtype)
+            return discrepancy
         gaps = [
             gap
             for x, (mean, variance) in pairs
@@ -111,7 +111,8 @@ class FeatureMatching(ImplicitGenerativeModule):
             for gap in (-shift, variance.to(spread.dtype) - spread)
         ]
         self._follow([gap.detach() for gap in gaps])
-        return torch.stack([w @ gap for w, gap in zip(self.averages, gaps, strict=True)]).sum()
+        products = [(w * gap).sum() for w, gap in zip(self.averages, gaps, strict=True)]
+        return torch.stack(products).sum()
 
     @torch.no_grad()
     def training_set_moments(self) -> Moments:

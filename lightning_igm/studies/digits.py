@@ -43,6 +43,9 @@ _NAMES = {
     "gan/digits": "GAN",
     "gramnet/digits": "GRAM-net",
     "mmdgan/digits_li": "MMDGAN with a decoder",
+    "repulsive_mmdgan/digits": "repulsive MMDGAN",
+    "drifting/digits": "drifting",
+    "feature_matching/digits": "feature matching",
     "mmdnet/digits": "MMD-net",
     "mmdnet/digits_codes": "MMD-net in codes",
 }
