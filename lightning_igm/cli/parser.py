@@ -140,7 +140,8 @@ def current_model(text: str) -> str:
         return text
     if new is not kind:
         model["class_path"] = f"{new.__module__}.{new.__name__}"
-    return yaml.safe_dump(config, sort_keys=False)
+    now: str = yaml.safe_dump(config, sort_keys=False)
+    return now
 
 
 class OneLineParser(LightningArgumentParser):

@@ -36,7 +36,7 @@ class AdversarialModule(ImplicitGenerativeModule):
         ValueError: An argument is out of range, or the generator takes another latent size.
     """
 
-    kept = ("critic_steps_taken",)
+    kept: tuple[str, ...] = ("critic_steps_taken",)
 
     def __init__(
         self,

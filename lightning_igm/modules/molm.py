@@ -201,12 +201,12 @@ class MoLM(AdversarialModule):
         return sum(parameter.numel() for parameter in self.critic.parameters())
 
     @property
-    def features(self) -> dict[str, float]:
+    def features(self) -> dict[str, Any]:
         """Weights of the features that are moments beside the gradients."""
         return {"hidden_weight": self.hidden_weight, "pixel_weight": self.pixel_weight}
 
     @features.setter
-    def features(self, kept: dict[str, float]) -> None:
+    def features(self, kept: dict[str, Any]) -> None:
         """Those of a checkpoint: moments of others would be others, and are made anew."""
         if kept != self.features:
             self.data_moments = None

@@ -51,7 +51,7 @@ def prepare(
         log_by_generator_steps(module.trainer)
         prepare_callbacks(module.trainer, module)
     if channels_last:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module.to(memory_format=torch.channels_last)
     if compiler and stage == "fit":
         check_compiler(compiler, module.device)
     if world_size() > 1:
