@@ -50,7 +50,7 @@ def _class_of(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def checkpoint_of_now(cls: type, path: Any, given: dict[str, Any]) -> tuple[type, Any]:
+def checkpoint_of_now(cls: Any, path: Any, given: dict[str, Any]) -> tuple[Any, Any]:
     """A checkpoint whose hyper-parameters are those of now, and the class to load it by.
 
     Args:

@@ -2,11 +2,12 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
 from torch import Tensor, nn
 
 from lightning_igm.checks import checkpoint_has_all
@@ -133,11 +134,12 @@ class RunHooks(LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Nothing: scores are made by callbacks at the end of the loop."""
 
-    @classmethod
+    @_restricted_classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Lightning's, for checkpoints of earlier versions too."""
         kind, checkpoint = checkpoint_of_now(cls, checkpoint_path, kwargs)
-        model: Self = super(RunHooks, kind).load_from_checkpoint(checkpoint, *args, **kwargs)  # type: ignore[misc]
+        lightnings = cast(Any, super(RunHooks, kind))
+        model: Self = lightnings.load_from_checkpoint(checkpoint, *args, **kwargs)
         return model
 
     # --- logs -----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from lightning.pytorch import Callback
 from timing import Seconds
 from torch import Tensor
 
-from lightning_igm import AdversarialModule, GRAMNet, MoLM, SobolevGAN
+from lightning_igm import AdversarialModule, AutoencoderMMDGAN, GRAMNet, MoLM, SobolevGAN
 from lightning_igm.cli import main
 from lightning_igm.losses.adversarial import logistic_critic_loss
 from lightning_igm.losses.moments import logits_and_squared_norms, mean_moments
@@ -113,6 +113,9 @@ class AdversarialLoop(BareLoop):
 
     def critic_update(self, real: Tensor) -> None:
         model = self.model
+        if isinstance(model, AutoencoderMMDGAN):
+            for parameter in model.encoder.parameters():
+                parameter.detach().clamp_(-model.encoder_clip, model.encoder_clip)
         advance_spectral_norms(model.critic)
         with torch.no_grad():
             fake = self.fake()
