@@ -3,7 +3,7 @@
 import argparse
 import csv
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -23,6 +23,8 @@ from lightning_igm.runs.curves import (
 from lightning_igm.runs.folder import METRICS, SCORE_FILE
 
 __all__ = ["Curve", "compare", "console", "draw", "interval", "main", "read_curve", "read_final"]
+
+_TITLES = {"fid": "FID", "kid": "KID", "inception_score": "Inception Score"}
 
 
 def compare(
@@ -86,14 +88,20 @@ def interval(values: Sequence[float]) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.2g} ({min(values):.4g} to {max(values):.4g})"
 
 
-def draw(curves: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path) -> None:
+def draw(
+    curves: Mapping[str, Mapping[str, Sequence[Curve]]],
+    path: Path,
+    highlight: Collection[str] | None = None,
+) -> None:
     """Scores against generator steps: for each row the mean over seeds, and their range.
 
     Args:
         curves: By score and row.
         path: The PNG.
+        highlight: Rows in colour and in the legend, the others being grey; None for all of them.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure, axes = plt.subplots(
         1, len(curves), figsize=(5.5 * len(curves), 3.6), layout="constrained", squeeze=False
@@ -102,19 +110,26 @@ def draw(curves: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path) -> Non
         for position, (label, runs) in enumerate(rows.items()):
             steps = runs[0].steps
             scores = np.stack([np.interp(steps, run.steps, run.score) for run in runs])
+            mean, marker = scores.mean(0), "o" if len(steps) == 1 else None
+            if highlight is not None and label not in highlight:
+                panel.plot(steps, mean, color="0.8", lw=1, marker=marker, zorder=1)
+                continue
             style = ("-", "--", ":")[position // 10 % 3]
-            marker = "o" if len(steps) == 1 else None
-            (line,) = panel.plot(steps, scores.mean(0), style, marker=marker, label=label)
+            (line,) = panel.plot(steps, mean, style, marker=marker, label=label)
             panel.fill_between(
                 steps, scores.min(0), scores.max(0), color=line.get_color(), alpha=0.2
             )
-        panel.set(xlabel="generator steps", ylabel=name)
+        panel.set(xlabel="generator steps", ylabel=_TITLES.get(name, name))
         if name == "fid":
             panel.set_yscale("log")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            panel.yaxis.set_minor_formatter(NullFormatter())
         ends = [run.steps[-1] for runs in rows.values() for run in runs]
         if max(ends) > 4 * min(ends):
             panel.set_xscale("log")
-    outside = len(next(iter(curves.values()))) > 6
+            panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    outside = len(axes[0, -1].get_legend_handles_labels()[1]) > 6
     place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if outside else {}
     axes[0, -1].legend(fontsize="small", **place)
     figure.savefig(path, dpi=150)

@@ -20,10 +20,10 @@ import numpy as np
 from lightning_igm import modules
 from lightning_igm.cli.presets import method_of, presets
 from lightning_igm.runs.compare import Curve, draw, interval, read_final
-from lightning_igm.studies._figure import console
+from lightning_igm.studies._figure import console, figure
 from lightning_igm.studies._runs import read_timed_curve, score_all, train_all
 
-__all__ = ["METHODS", "Run", "main", "summary"]
+__all__ = ["METHODS", "Run", "draw_fids", "main", "summary"]
 
 _NAMES = {
     "molm/digits": "MoLM",
@@ -66,6 +66,7 @@ def _methods() -> dict[str, str]:
 METHODS = _methods()
 """Preset of each method."""
 
+_HIGHLIGHTED = ("MoLM", "SMMDGAN", "MMDGAN-GP-L2", "GAN", "MMD-net")
 _WATCH = ["--trainer.callbacks+=CriticSpectrum", "--trainer.callbacks.every_n_steps=100"]
 
 
@@ -117,6 +118,32 @@ def summary(methods: Mapping[str, Sequence[Run | None]]) -> str:
         diverged = len(methods[name]) - len(runs)
         lines.append(f"| {name} | {' | '.join(cells)} | {diverged} of {len(methods[name])} |")
     return "\n".join(lines) + "\n"
+
+
+def draw_fids(fids: Mapping[str, Sequence[tuple[float, float]]], early: str, path: Path) -> None:
+    """FID of each method at equal steps and at its end: means and standard deviations.
+
+    Args:
+        fids: By method, mean and standard deviation at equal steps, and at the end.
+        early: The equal steps, in words.
+        path: The PNG.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    names = sorted(fids, key=lambda name: -fids[name][0][0])
+    with figure(path, 1, 1, (6.5, 0.8 + 0.25 * len(names))) as axes:
+        panel = axes[0, 0]
+        for number, (label, fill, size) in enumerate([(early, "C0", 4), ("at the end", "none", 8)]):
+            means, spreads = zip(*(fids[name][number] for name in names), strict=True)
+            dots = {"fmt": "o", "color": "C0", "mfc": fill, "ms": size, "capsize": 2}
+            panel.errorbar(means, range(len(names)), xerr=spreads, label=label, **dots)
+        panel.set(xscale="log", xlabel="FID (digit classifier)")
+        panel.set_yticks(range(len(names)), names)
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.grid(axis="x", alpha=0.3)
+        panel.legend(loc="upper right")
 
 
 def _mean_fid(runs: Sequence[Run], step: float) -> float:
@@ -180,7 +207,16 @@ def main(arguments: Sequence[str] | None = None) -> str:
     _write_scores(methods, known.out / "scores.csv")
     sound_runs = {name: [r.fid for r in runs if r] for name, runs in methods.items()}
     drawn = {name: runs for name, runs in sound_runs.items() if runs}
-    draw({"fid": drawn}, known.out / "curves.png")
+    draw({"fid": drawn}, known.out / "curves.png", _HIGHLIGHTED)
+    step = min(run.steps[-1] for runs in drawn.values() for run in runs)
+    fids = {
+        name: tuple(
+            (float(np.mean(scores)), float(np.std(scores, ddof=len(scores) > 1)))
+            for scores in ([run.at_step(step) for run in runs], [run.score[-1] for run in runs])
+        )
+        for name, runs in drawn.items()
+    }
+    draw_fids(fids, f"after {step:,.0f} steps", known.out / "fids.png")
     return table
 
 

@@ -61,6 +61,7 @@ def test_study_trains_scores_and_counts(tmp_path):
     with (tmp_path / "scores.csv").open() as file:
         assert [row["generator_step"] for row in csv.DictReader(file)] == ["2.0", "4.0"] * 2
     assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert (tmp_path / "fids.png").stat().st_size > 1000
     assert main(arguments) == table
 
 
