@@ -14,7 +14,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 import lightning_igm.metrics
 
-__all__ = ["FeatureScore", "Score", "column_names", "evenly", "gather_rows", "score_classes"]
+__all__ = ["FeatureScore", "Score", "evenly", "gather_rows", "score_classes"]
 
 _KNOWN: dict[str, type["Score"]] = {}
 
@@ -36,6 +36,18 @@ class Score(Metric, ABC):
         reset_real_features: Whether :meth:`reset` forgets the real samples, too.
         rows_on_cpu: Whether rows are kept on the CPU; computing is on the metric's device.
         kwargs: Those of ``torchmetrics.Metric``.
+
+    Example:
+        >>> from torchmetrics import MetricCollection
+        >>> from lightning_igm.metrics import DigitClassifier, FrechetDistance, KernelDistance
+        >>> metrics = MetricCollection([FrechetDistance(), KernelDistance(subset_size=50)])
+        >>> extractor = DigitClassifier.pretrained()
+        >>> images = torch.randint(256, (200, 1, 28, 28), dtype=torch.uint8)
+        >>> for real in (True, False):
+        ...     features, logits = extractor(images)
+        ...     metrics.update(features=features, logits=logits, images=images, real=real)
+        >>> sorted(metrics.compute())
+        ['fid', 'fid_std', 'kid', 'kid_std']
     """
 
     name: ClassVar[str]
@@ -60,7 +72,7 @@ class Score(Metric, ABC):
     max_rows: ClassVar[int] = 50_000
     """Rows of a kind that are used where all are not needed, evenly spaced among all."""
     too_few: ClassVar[str] = (
-        "{name}: {count} {kind} images are not enough; it takes {least} or more"
+        "{name}: {count} {kind} samples are not allowed; there must be {least} or more"
     )
 
     is_differentiable = False
@@ -82,7 +94,9 @@ class Score(Metric, ABC):
     @classmethod
     def names(cls) -> list[str]:
         """Names of the numbers, each before its spread."""
-        return column_names([cls])
+        if not cls.has_spreads:
+            return list(cls.columns)
+        return [name for column in cls.columns for name in (column, f"{column}_std")]
 
     @classmethod
     def shown(cls) -> list[str]:
@@ -157,7 +171,10 @@ class Score(Metric, ABC):
         return self._plot(shown if several else shown[0], ax)
 
     def hold(self, *names: str) -> None:
-        """Make states for rows and their positions: of ``real_features`` and the like."""
+        """Make states for rows and their positions: of ``real_features`` and the like.
+
+        Scores that hold rows of one name share them in an evaluation.
+        """
         for name in names:
             self.add_state(name, [], "cat")
             self.add_state(f"{name}_index", [], "cat")
@@ -232,14 +249,6 @@ class FeatureScore(Score):
             )
         self.keep("real_features" if real else "fake_features", features, index, total)
 
-    @abstractmethod
-    def compare(self, real: Tensor, fake: Tensor) -> Mapping[str, float]:
-        """Make the numbers of real features ``(M, D)`` and generated ones ``(N, D)``."""
-
-    def scores(self) -> Mapping[str, float]:
-        """The numbers of what was taken in."""
-        return self.compare(self.rows("real_features"), self.rows("fake_features"))
-
 
 def evenly(count: int, most: int) -> Tensor:
     """Positions of ``most`` rows among ``count``, the last one included.
@@ -258,6 +267,9 @@ def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
         rows: ``(N, ...)``; of a process that has none, of any shape and type without elements.
         group: The processes; all by default.
     """
+    device = rows.device
+    if dist.get_backend(group) == "nccl":
+        rows = rows.cuda()  # It has no way for what is kept on the CPU.
     about: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(about, (tuple(rows.shape), rows.dtype), group)
     shape, dtype = next((part for part in about if part[0][0]), about[0])
@@ -266,22 +278,7 @@ def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
         padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in about]
     dist.all_gather(parts, padded, group)
-    return [part[: own[0]] for part, (own, _) in zip(parts, about, strict=True)]
-
-
-def column_names(classes: Sequence[type[Score]]) -> list[str]:
-    """Names of the numbers of scores, each before its spread.
-
-    Example:
-        >>> from lightning_igm.metrics import InceptionScore
-        >>> column_names([InceptionScore])
-        ['inception_score', 'inception_score_std']
-    """
-    names = []
-    for kind in classes:
-        for column in kind.columns:
-            names += [column, f"{column}_std"] if kind.has_spreads else [column]
-    return names
+    return [part[: own[0]].to(device) for part, (own, _) in zip(parts, about, strict=True)]
 
 
 def score_classes() -> dict[str, type[Score]]:
