@@ -18,6 +18,7 @@ from lightning_igm.evaluation.cache import StatisticsCache
 from lightning_igm.evaluation.images import RealImages
 from lightning_igm.metrics.extractors import extract, identity
 from lightning_igm.metrics.images import to_uint8
+from lightning_igm.metrics.rows import joined
 from lightning_igm.metrics.score import Score
 
 __all__ = ["Evaluator"]
@@ -64,8 +65,9 @@ class Evaluator:
         self.compiler = compiler
         self.progress = progress
         self.scores = cast(list[Score], list(metrics.values(copy_state=False)))
+        room: dict[str, Tensor] = {}
         for score in self.scores:
-            score.rows_on_cpu = True  # They may be many.
+            score.rows_on_cpu, score.room = True, room  # Rows may be many, and are kept once.
             score.reset_real_features = True  # They are kept here.
         self.real_count = 0
         """Number of real images."""
@@ -219,7 +221,7 @@ def from_the_first(value: Any) -> Any:
 
 def _on_the_first(parts: list[Tensor]) -> Tensor | None:
     """Rows of all processes on the first, in the order of the processes; None elsewhere."""
-    rows = torch.cat(parts) if parts else None
+    rows = joined(parts) if parts else None
     if world_size() == 1:
         return rows
     shares: list[Any] | None = [None] * world_size() if rank() == 0 else None

@@ -181,6 +181,35 @@ def test_rows_beyond_the_limit_are_left_out_evenly_known_or_not(name, monkeypatc
     assert numbers(known) == pytest.approx(numbers(unknown), rel=1e-9)
 
 
+def test_memory_is_made_once_where_the_number_of_rows_is_known():
+    values = torch.randn(20, 3)
+
+    def updated(metric, rows, total):
+        metric.update(values[rows], real=True, index=torch.tensor(rows), total=total)
+
+    metric = KernelDistance(2)
+    updated(metric, [0, 1, 2], 8)
+    [first] = metric.real_features
+    updated(metric, [3, 4], 8)
+    [part] = metric.real_features
+    assert part.data_ptr() == first.data_ptr()
+    copied = pickle.loads(pickle.dumps(metric))
+    loaded = KernelDistance(2)
+    updated(loaded, [9], 8)
+    metric.persistent(True)
+    loaded.load_state_dict(deepcopy(metric.state_dict()))
+    for each in (metric, copied, deepcopy(metric), loaded):
+        updated(each, [5], 8)
+        updated(each, [6, 7, 8], None)  # More than were announced.
+        updated(each, [9, 10], 8)
+        updated(each, [11], None)
+        assert torch.equal(each.rows("real_features"), values[:12])
+    metric.reset()
+    updated(metric, [4, 5], 8)
+    assert torch.equal(metric.rows("real_features"), values[4:6])
+    assert torch.equal(copied.rows("real_features"), values[:12])
+
+
 @every
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_it_is_pickled_and_copied_with_what_it_took_in(name, when):
