@@ -36,7 +36,7 @@ from lightning_igm.evaluation.table import score_table
 from lightning_igm.metrics.digit_classifier import DigitClassifier
 from lightning_igm.metrics.extractors import identity, prepare
 from lightning_igm.metrics.inception import InceptionV3
-from lightning_igm.metrics.score import column_names, score_classes
+from lightning_igm.metrics.score import score_classes
 from lightning_igm.modules.compilation import check_compiler, compile_in_place
 
 Weights = Literal["average", "raw"]
@@ -205,7 +205,7 @@ class ImageMetrics(Evaluation):
         """
         super().setup(trainer, pl_module, stage)
         kinds = [score_classes()[name] for name in self._scores(trainer)]
-        self._names = column_names(kinds)
+        self._names = [name for kind in kinds for name in kind.names()]
         without = not {kind.needs for kind in kinds} & {"features", "logits"}
         self.active = self.extractor is not None or are_digits(trainer) or without
         if not self.active:

@@ -18,7 +18,8 @@ from lightning_igm.evaluation.cache import StatisticsCache
 from lightning_igm.evaluation.images import RealImages
 from lightning_igm.metrics.extractors import extract, identity
 from lightning_igm.metrics.images import to_uint8
-from lightning_igm.metrics.score import Score, column_names
+from lightning_igm.metrics.rows import joined
+from lightning_igm.metrics.score import Score
 
 __all__ = ["Evaluator"]
 
@@ -64,8 +65,10 @@ class Evaluator:
         self.compiler = compiler
         self.progress = progress
         self.scores = cast(list[Score], list(metrics.values(copy_state=False)))
+        room: dict[str, Tensor] = {}
         for score in self.scores:
-            score.rows_on_cpu = True  # They may be many.
+            score.rows_on_cpu, score.room = True, room  # Rows may be many, and are kept once.
+            score.reset_real_features = True  # They are kept here.
         self.real_count = 0
         """Number of real images."""
         self._source: RealImages | None = None
@@ -119,6 +122,7 @@ class Evaluator:
         Raises:
             ValueError: There are too few images.
         """
+        self.metrics.reset()  # Of a pass that an error has ended.
         extremes = []
         for start, images in self._shown(samples, "Generating and scoring", batches):
             flat = images.flatten(1).float()
@@ -133,13 +137,12 @@ class Evaluator:
                 outcome = self._numbers() if ends.isfinite().all() else {}
             except ValueError as error:
                 outcome = str(error)
-        self.metrics.reset()
         # The other processes wait: they must hear of an error, too.
         outcome = from_the_first(outcome)
         if isinstance(outcome, str):
             raise ValueError(outcome)
-        names = column_names([type(score) for score in self.scores])
-        return {name: outcome.get(name, nan) for name in names}
+        self.metrics.reset()
+        return {n: outcome.get(n, nan) for score in self.scores for n in score.names()}
 
     def _numbers(self) -> dict[str, float]:
         """The numbers of what the first process has; torchmetrics' own way would sync again."""
@@ -171,8 +174,7 @@ class Evaluator:
 
     def _pass(self, images: RealImages) -> dict[str, Tensor]:
         """What the scores keep of all real images, on the first process."""
-        shown = self._shown(images, "Real images", len(images))
-        for start, batch in shown:
+        for start, batch in self._shown(images, "Real images", len(images)):
             self._take(batch, start, real=True, total=images.count)
         states = self._gather("real_")
         self.metrics.reset()
@@ -219,7 +221,7 @@ def from_the_first(value: Any) -> Any:
 
 def _on_the_first(parts: list[Tensor]) -> Tensor | None:
     """Rows of all processes on the first, in the order of the processes; None elsewhere."""
-    rows = torch.cat(parts) if parts else None
+    rows = joined(parts) if parts else None
     if world_size() == 1:
         return rows
     shares: list[Any] | None = [None] * world_size() if rank() == 0 else None

@@ -4,9 +4,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.utilities import dim_zero_cat
 
 from lightning_igm.metrics.digit_classifier import DigitClassifier
+from lightning_igm.metrics.rows import joined
 from lightning_igm.metrics.score import Score
 from lightning_igm.metrics.stacked_digits import NUM_MODES, coverage_of_counts, stacked_modes
 
@@ -66,8 +66,6 @@ class ModeCoverage(Score):
 
     def scores(self) -> dict[str, float]:
         """Modes and divergence, each with its standard error."""
-        counts = (
-            dim_zero_cat(self.fake_modes).sum(0) if self.count("fake_modes") else torch.zeros(1)
-        )
+        counts = joined(self.fake_modes).sum(0) if self.count("fake_modes") else torch.zeros(1)
         self.check("generated", int(counts.sum()))
         return coverage_of_counts(counts, seed=self.seed)

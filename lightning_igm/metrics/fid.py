@@ -4,9 +4,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
 from lightning_igm.metrics.frechet import check_count, frechet_error
+from lightning_igm.metrics.rows import joined
 from lightning_igm.metrics.score import Score
 
 __all__ = ["FrechetDistance"]
@@ -92,7 +92,7 @@ class FrechetDistance(Score):
         if not self.count(f"{kind}_count"):
             raise ValueError(f"FrechetDistance: there are no {word} features; update with some")
         count, total, outer = (
-            dim_zero_cat(getattr(self, f"{kind}_{part}")).sum(0).to(self.device)
+            joined(getattr(self, f"{kind}_{part}")).sum(0).to(self.device)
             for part in ("count", "sum", "outer")
         )
         number = int(count)

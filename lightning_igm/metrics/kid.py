@@ -2,8 +2,6 @@
 
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from lightning_igm.metrics.kernel_distance import check_kid_subsets, kernel_distance
 from lightning_igm.metrics.score import FeatureScore
 
@@ -59,11 +57,11 @@ class KernelDistance(FeatureScore):
         """A subset's."""
         return self.subset_size
 
-    def compare(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+    def scores(self) -> dict[str, float]:
         """The distance and its spread over subsets."""
         kid, std = kernel_distance(
-            real,
-            fake,
+            self.rows("real_features"),
+            self.rows("fake_features"),
             subset_size=self.subset_size,
             subsets=self.subsets,
             seed=self.seed,

@@ -3,8 +3,6 @@
 import math
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from lightning_igm.checks import positive
 from lightning_igm.metrics.precision_recall import precision_recall
 from lightning_igm.metrics.score import FeatureScore
@@ -50,8 +48,9 @@ class PrecisionRecall(FeatureScore):
         """One more than there are neighbours of each."""
         return self.neighbors + 1
 
-    def compare(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+    def scores(self) -> dict[str, float]:
         """Both shares and their standard errors."""
+        real, fake = self.rows("real_features"), self.rows("fake_features")
         shares = precision_recall(real, fake, neighbors=self.neighbors, device=self.device)
         made = {}
         for name, share, points in zip(self.columns, shares, (fake, real), strict=True):

@@ -51,7 +51,7 @@ class RingCoverage(Score):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._reference = ModeReference(data.float(), centres, unrotated)
+        self._reference = ModeReference(data.float().cpu(), centres.cpu(), unrotated)
         self.hold("fake_points")
 
     def update(

@@ -7,14 +7,13 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 import lightning_igm.metrics
+from lightning_igm.metrics.rows import evenly, gather_rows, joined, same_memory
 
-__all__ = ["FeatureScore", "Score", "column_names", "evenly", "gather_rows", "score_classes"]
+__all__ = ["FeatureScore", "Score", "score_classes"]
 
 _KNOWN: dict[str, type["Score"]] = {}
 
@@ -36,6 +35,18 @@ class Score(Metric, ABC):
         reset_real_features: Whether :meth:`reset` forgets the real samples, too.
         rows_on_cpu: Whether rows are kept on the CPU; computing is on the metric's device.
         kwargs: Those of ``torchmetrics.Metric``.
+
+    Example:
+        >>> from torchmetrics import MetricCollection
+        >>> from lightning_igm.metrics import DigitClassifier, FrechetDistance, KernelDistance
+        >>> metrics = MetricCollection([FrechetDistance(), KernelDistance(subset_size=50)])
+        >>> extractor = DigitClassifier.pretrained()
+        >>> images = torch.randint(256, (200, 1, 28, 28), dtype=torch.uint8)
+        >>> for real in (True, False):
+        ...     features, logits = extractor(images)
+        ...     metrics.update(features=features, logits=logits, images=images, real=real)
+        >>> sorted(metrics.compute())
+        ['fid', 'fid_std', 'kid', 'kid_std']
     """
 
     name: ClassVar[str]
@@ -60,7 +71,7 @@ class Score(Metric, ABC):
     max_rows: ClassVar[int] = 50_000
     """Rows of a kind that are used where all are not needed, evenly spaced among all."""
     too_few: ClassVar[str] = (
-        "{name}: {count} {kind} images are not enough; it takes {least} or more"
+        "{name}: {count} {kind} samples are not allowed; there must be {least} or more"
     )
 
     is_differentiable = False
@@ -78,11 +89,15 @@ class Score(Metric, ABC):
         super().__init__(**kwargs)
         self.reset_real_features = reset_real_features
         self.rows_on_cpu = rows_on_cpu
+        self.room: dict[str, Tensor] = {}
+        """Memory for rows whose number is known, by their state; scores may share it."""
 
     @classmethod
     def names(cls) -> list[str]:
         """Names of the numbers, each before its spread."""
-        return column_names([cls])
+        if not cls.has_spreads:
+            return list(cls.columns)
+        return [name for column in cls.columns for name in (column, f"{column}_std")]
 
     @classmethod
     def shown(cls) -> list[str]:
@@ -143,6 +158,7 @@ class Score(Metric, ABC):
             name: list(getattr(self, name)) for name in self._defaults if name.startswith("real_")
         }
         super().reset()
+        self.room.clear()
         if not self.reset_real_features:
             for name, values in kept.items():
                 setattr(self, name, values)
@@ -157,7 +173,10 @@ class Score(Metric, ABC):
         return self._plot(shown if several else shown[0], ax)
 
     def hold(self, *names: str) -> None:
-        """Make states for rows and their positions: of ``real_features`` and the like."""
+        """Make states for rows and their positions: of ``real_features`` and the like.
+
+        Scores that hold rows of one name share them in an evaluation.
+        """
         for name in names:
             self.add_state(name, [], "cat")
             self.add_state(f"{name}_index", [], "cat")
@@ -183,21 +202,36 @@ class Score(Metric, ABC):
                 f"{name.partition('_')[2]}: shape {tuple(values.shape)} is not allowed after "
                 f"{tuple(held[0].shape)}; rows must be alike"
             )
-        if index is None:
-            index = torch.zeros(len(values), dtype=torch.long)
-        elif total is not None and total > (most := self.most_rows(values)):
-            taken = (index + 1) * most // total > index * most // total
-            values, index = values[taken.to(values.device)], index[taken]
+        device = "cpu" if self.rows_on_cpu else values.device
         if values.is_floating_point() and values.dtype != torch.float64:
             values = values.float()
-        device = "cpu" if self.rows_on_cpu else values.device
-        held.append(values.detach().to(device))
+        if index is None:
+            index, total = torch.zeros(len(values), dtype=torch.long), None
+        room = None
+        if total is not None:
+            most = min(total, self.most_rows(values))
+            if most < total:
+                taken = (index + 1) * most // total > index * most // total
+                values, index = values[taken.to(values.device)], index[taken]
+            if not held:
+                if name not in self.room:
+                    self.room[name] = values.new_empty((most, *values.shape[1:]), device=device)
+                held.append(self.room[name][:0])
+            room = self.room.get(name)
         getattr(self, f"{name}_index").append(index.to(device))
+        if room is not None and same_memory(held[-1], room):
+            filled = len(held[-1]) + len(values)
+            if filled <= len(room):
+                held[-1] = room[:filled]
+                held[-1][filled - len(values) :] = values
+                return
+        self.room.pop(name, None)
+        held.append(values.detach().to(device))
 
     def rows(self, name: str) -> Tensor:
         """All rows of a state, in their order, and no more than are used."""
         self.check("real" if name.startswith("real") else "generated", self.count(name))
-        values, index = (dim_zero_cat(getattr(self, n)) for n in (name, f"{name}_index"))
+        values, index = (joined(getattr(self, n)) for n in (name, f"{name}_index"))
         if (index[1:] < index[:-1]).any():
             values = values[index.argsort(stable=True)]
         most = self.most_rows(values)
@@ -231,57 +265,6 @@ class FeatureScore(Score):
                 f"features: shape {tuple(features.shape)} is not allowed; it must be (N, D)"
             )
         self.keep("real_features" if real else "fake_features", features, index, total)
-
-    @abstractmethod
-    def compare(self, real: Tensor, fake: Tensor) -> Mapping[str, float]:
-        """Make the numbers of real features ``(M, D)`` and generated ones ``(N, D)``."""
-
-    def scores(self) -> Mapping[str, float]:
-        """The numbers of what was taken in."""
-        return self.compare(self.rows("real_features"), self.rows("fake_features"))
-
-
-def evenly(count: int, most: int) -> Tensor:
-    """Positions of ``most`` rows among ``count``, the last one included.
-
-    Example:
-        >>> evenly(10, 3).tolist()
-        [3, 6, 9]
-    """
-    return (torch.arange(1, most + 1) * count - 1) // most
-
-
-def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
-    """Rows of all processes, of which some may have none; torchmetrics' own takes one shape only.
-
-    Args:
-        rows: ``(N, ...)``; of a process that has none, of any shape and type without elements.
-        group: The processes; all by default.
-    """
-    about: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(about, (tuple(rows.shape), rows.dtype), group)
-    shape, dtype = next((part for part in about if part[0][0]), about[0])
-    padded = rows.new_zeros((max(part[0][0] for part in about), *shape[1:]), dtype=dtype)
-    if len(rows):
-        padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in about]
-    dist.all_gather(parts, padded, group)
-    return [part[: own[0]] for part, (own, _) in zip(parts, about, strict=True)]
-
-
-def column_names(classes: Sequence[type[Score]]) -> list[str]:
-    """Names of the numbers of scores, each before its spread.
-
-    Example:
-        >>> from lightning_igm.metrics import InceptionScore
-        >>> column_names([InceptionScore])
-        ['inception_score', 'inception_score_std']
-    """
-    names = []
-    for kind in classes:
-        for column in kind.columns:
-            names += [column, f"{column}_std"] if kind.has_spreads else [column]
-    return names
 
 
 def score_classes() -> dict[str, type[Score]]:

@@ -12,13 +12,13 @@ from lightning_igm.callbacks.ema import GeneratorEMA
 from lightning_igm.callbacks.image_metrics import ImageMetrics
 from lightning_igm.evaluation.settings import known_scores
 from lightning_igm.metrics import inception_score, mean_similarity, mode_coverage, precision_recall
-from lightning_igm.metrics.score import column_names, score_classes
+from lightning_igm.metrics.score import score_classes
 
 SCORES = known_scores()
 
 
 def columns(names):
-    return column_names([score_classes()[name] for name in names])
+    return [column for name in names for column in score_classes()[name].names()]
 
 
 class Images(TinyImages):

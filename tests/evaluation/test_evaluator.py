@@ -16,7 +16,7 @@ from lightning_igm.metrics import (
     ssim,
 )
 from lightning_igm.metrics.frechet import moments
-from lightning_igm.metrics.score import column_names, score_classes
+from lightning_igm.metrics.score import score_classes
 
 
 def feed(metric, values, size, real=True):
@@ -109,7 +109,7 @@ def test_one_pass_makes_all_rows():
         scores = evaluator.score(samples(), 30, data.value_range)
     assert extractor.calls == 5 + 2 * 4
     assert data.passes == 1
-    assert list(scores) == column_names([score_classes()[name] for name in known_scores()])
+    assert list(scores) == [n for name in known_scores() for n in score_classes()[name].names()]
     assert all(value == value for value in scores.values())
     assert evaluator.real_count == 30
 
@@ -141,8 +141,13 @@ def test_what_scores_need_is_kept_once(tmp_path):
 def test_any_metric_collection_will_do():
     scores = []
     for groups in (True, False):
-        kinds = [FrechetDistance(), KernelDistance(10, 3), PrecisionRecall(sync_on_compute=False)]
+        kinds = [
+            FrechetDistance(reset_real_features=False),
+            KernelDistance(10, 3),
+            PrecisionRecall(sync_on_compute=False),
+        ]
         evaluator = Evaluator(Counting(), MetricCollection(kinds, compute_groups=groups))
+        evaluator.take_real(real(Pictures(25)))
         evaluator.take_real(real(Pictures()))
         scores += [evaluator.score(samples(), 30, (0.0, 1.0)) for _ in range(2)]
     assert scores[0] == scores[1] == scores[2] == scores[3]
@@ -152,3 +157,20 @@ def test_an_extractor_without_logits_is_named():
     evaluator = evaluator_of(torch.nn.Flatten(), ["is"])
     with pytest.raises(ValueError, match=r"scores: 'is' is not allowed .* Flatten, which gives no"):
         evaluator.score([(0, torch.zeros(1, 3, 4, 4))], 1, (0.0, 1.0))
+
+
+def test_a_pass_that_fails_leaves_nothing():
+    evaluator = evaluator_of(Counting(), ["fid", "kid", "ms_ssim"])
+    evaluator.take_real(real(Pictures()))
+    expected = evaluator.score(samples(), 30, (0.0, 1.0))
+
+    def broken():
+        yield from samples()[:2]
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        evaluator.score(broken(), 30, (0.0, 1.0))
+    assert evaluator.score(samples(), 30, (0.0, 1.0)) == expected
+    with pytest.raises(ValueError, match=r"FID with 3 features needs .* generated images, got 3"):
+        evaluator.score(samples(3), 3, (0.0, 1.0))
+    assert evaluator.score(samples(), 30, (0.0, 1.0)) == expected

@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 from copy import deepcopy
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
@@ -37,7 +38,6 @@ from lightning_igm.metrics import (
 )
 from lightning_igm.metrics.frechet import moments
 from lightning_igm.metrics.modes import ModeReference
-from lightning_igm.metrics.score import column_names
 
 
 def images(count, seed):
@@ -134,7 +134,7 @@ def test_there_is_a_case_for_every_class():
 def test_batches_give_the_function_s_numbers(name, size):
     make, real, fake = sets(name)
     made = fed(make(), real, fake, size).compute()
-    assert list(made) == column_names([score_classes()[name]])
+    assert list(made) == score_classes()[name].names()
     assert all(value.dtype == torch.float64 and value.ndim == 0 for value in made.values())
     expected = list(CASES[name][2](real, fake))
     assert list(map(float, made.values()))[: len(expected)] == pytest.approx(expected, rel=1e-9)
@@ -179,6 +179,35 @@ def test_rows_beyond_the_limit_are_left_out_evenly_known_or_not(name, monkeypatc
         assert known.count(state) in (25, 0)
         assert unknown.count(state) in (45, 40, 0)
     assert numbers(known) == pytest.approx(numbers(unknown), rel=1e-9)
+
+
+def test_memory_is_made_once_where_the_number_of_rows_is_known():
+    values = torch.randn(20, 3)
+
+    def updated(metric, rows, total):
+        metric.update(values[rows], real=True, index=torch.tensor(rows), total=total)
+
+    metric = KernelDistance(2)
+    updated(metric, [0, 1, 2], 8)
+    [first] = metric.real_features
+    updated(metric, [3, 4], 8)
+    [part] = metric.real_features
+    assert part.data_ptr() == first.data_ptr()
+    copied = pickle.loads(pickle.dumps(metric))
+    loaded = KernelDistance(2)
+    updated(loaded, [9], 8)
+    metric.persistent(True)
+    loaded.load_state_dict(deepcopy(metric.state_dict()))
+    for each in (metric, copied, deepcopy(metric), loaded):
+        updated(each, [5], 8)
+        updated(each, [6, 7, 8], None)  # More than were announced.
+        updated(each, [9, 10], 8)
+        updated(each, [11], None)
+        assert torch.equal(each.rows("real_features"), values[:12])
+    metric.reset()
+    updated(metric, [4, 5], 8)
+    assert torch.equal(metric.rows("real_features"), values[4:6])
+    assert torch.equal(copied.rows("real_features"), values[:12])
 
 
 @every
@@ -443,6 +472,16 @@ def test_a_score_is_one_class():
         from lightning_igm.metrics import score
 
         del score._KNOWN["brightness"]
+
+
+def test_the_documents_have_every_score_with_its_columns():
+    root = Path(__file__).parents[2]
+    pages = [root / "README.md", *root.glob(".docs/pages/*.md")]
+    rows = [line for page in pages for line in page.read_text().splitlines() if line[:1] == "|"]
+    for name, kind in score_classes().items():
+        if kind.order < 100 and kind.needs != "points":
+            [row] = [row for row in rows if row.startswith(f"| `{name}` |")]
+            assert all(f"`{column}`" in row for column in kind.columns)
 
 
 def test_importing_metrics_or_losses_loads_no_lightning():
