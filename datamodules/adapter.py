@@ -13,9 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_igm.data.examples import (
     Range,
-    as_floats,
     extremes,
-    image_tensor,
     range_mismatch,
 )
 from lightning_igm.data.passes import (
@@ -29,7 +27,6 @@ from lightning_igm.data.passes import (
 __all__ = [
     "LoaderData",
     "data_of",
-    "images_from",
     "is_stream",
     "stated_by",
     "to_device",
@@ -100,29 +97,6 @@ def stated_by(data: Any) -> tuple[tuple[int, ...] | None, Range | None]:
         data.prepare()
         return data.first_shape, data.declared_range
     return getattr(data, "image_shape", None), getattr(data, "value_range", None)
-
-
-def images_from(batch: Any, data: Any, made_range: Range | None) -> Tensor:
-    """Takes the images of a batch; uint8 ones become floats.
-
-    Args:
-        batch: A tensor, what begins with one, or a dictionary that has one under ``image``.
-        data: What `data_of` returned.
-        made_range: The generator's, if the data have none; (0, 1) if neither has.
-
-    Returns:
-        ``(N, C, H, W)``, or points ``(N, D)``.
-
-    Raises:
-        ValueError: If there are none, or they have another shape than those before.
-    """
-    images = image_tensor(batch)
-    if isinstance(data, LoaderData):
-        data.check(images)
-    if images.dtype == torch.uint8:
-        value_range = getattr(data, "value_range", None) or made_range
-        images = as_floats(images, value_range or (0.0, 1.0))
-    return images
 
 
 def is_stream(data: Any) -> bool:

@@ -225,3 +225,26 @@ def _seed(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
+
+
+def images_from(batch: Any, data: Any, made_range: Range | None) -> Tensor:
+    """Takes the images of a batch; uint8 ones become floats.
+
+    Args:
+        batch: A tensor, what begins with one, or a dictionary that has one under ``image``.
+        data: The trainer's; those of ordinary loaders check the images' shape and range.
+        made_range: The generator's, if the data have none; (0, 1) if neither has.
+
+    Returns:
+        ``(N, C, H, W)``, or points ``(N, D)``.
+
+    Raises:
+        ValueError: If there are none, or they have another shape than those before.
+    """
+    images = image_tensor(batch)
+    if hasattr(data, "check"):
+        data.check(images)
+    if images.dtype == torch.uint8:
+        value_range = getattr(data, "value_range", None) or made_range
+        images = as_floats(images, value_range or (0.0, 1.0))
+    return images

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_igm.checks import above_zero, one_of, positive
-from lightning_igm.data.adapter import data_of, images_from
-from lightning_igm.data.examples import picked
+from lightning_igm.data.adapter import data_of
+from lightning_igm.data.examples import images_from, picked
 from lightning_igm.distributed import mean_gradients, rank, world_size
 from lightning_igm.modules.finite import NonFiniteLossError
 from lightning_igm.modules.hyperparameters import save_plain_hyperparameters

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_igm.data.adapter import to_device, whole_data
 from lightning_igm.losses._support import autocast_off, couples_now, widened
 from lightning_igm.modules.base import ImplicitGenerativeModule
 
@@ -69,14 +70,8 @@ def training_images(module: ImplicitGenerativeModule) -> Iterator[Tensor]:
     Raises:
         ValueError: The data module cannot give them.
     """
-    data: Any = getattr(module.trainer, "datamodule", None)
-    if not hasattr(data, "ordered_train_dataloader"):
-        raise ValueError(
-            f"data: {type(data).__name__} has no ordered_train_dataloader(), which must give every "
-            "training image once, in order; subclass lightning_igm.data.ImageDataModule"
-        )
-    for batch in data.ordered_train_dataloader():
-        yield module.images_of(module.trainer.strategy.batch_to_device(batch, dataloader_idx=0))
+    for batch in whole_data(module.trainer).ordered_train_dataloader():
+        yield module.images_of(to_device(module.trainer, batch))
 
 
 def check_same_encoder(saved: str, own: str) -> None:

@@ -20,6 +20,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_igm.data.adapter import whole_data
 from lightning_igm.data.sampler import pass_numbers
 from lightning_igm.losses.moments import mean_moments
 from lightning_igm.modules import MoLM
@@ -411,7 +412,7 @@ def test_without_data_there_is_no_ordered_loader():
     model = tiny(MoLM)
     model.trainer = tiny_trainer()
     with pytest.raises(ValueError, match=r"NoneType has no ordered_train_dataloader\(\)"):
-        model.ordered_data()
+        whole_data(model.trainer)
 
 
 # --- arguments --------------------------------------------------------------------------------
