@@ -82,8 +82,8 @@ def test_every_preset_is_there():
 
 
 def test_a_new_preset_is_found_and_named_by_its_class(monkeypatch):
-    known = dict(digits.presets())
-    new = ("new/plain_digits", "new/digits")
-    monkeypatch.setattr(digits, "presets", lambda: known | dict.fromkeys(new))
+    new = ("new/plain_digits", "new/digits", "new/mnist")
+    monkeypatch.setattr(digits, "presets", lambda: [*digits._NAMES, *new])
     monkeypatch.setattr(digits, "method_of", lambda preset: "NewGAN")
-    assert digits._methods() == METHODS | {"NewGAN": new[1], new[0]: new[0]}
+    named = {name: preset for preset, name in digits._NAMES.items()}
+    assert digits._methods() == named | {"NewGAN": new[1], new[0]: new[0]}
