@@ -228,7 +228,7 @@ class IGMCLI(LightningCLI):
             raise ValueError(f"seed_everything: {error}") from error
 
     def instantiate_classes(self) -> None:
-        """Make model, data and trainer; a method without its base's parts is told at once."""
+        """Make model, data and trainer; a method without its base's parts is reported at once."""
         super().instantiate_classes()
         if "_optimizers" not in vars(self.model):
             name = type(self.model).__name__
@@ -338,7 +338,7 @@ def _tell_of_stale_modules() -> None:
             continue
         spec, changed = getattr(module, "__spec__", None), path.stat().st_mtime
         known = _imported.get(name)
-        if known is None or known[0] is not spec:  # New, or loaded anew.
+        if known is None or known[0] is not spec:  # New, or reloaded.
             _imported[name] = spec, changed
         elif changed > known[1]:
             rank_zero_warn(
@@ -355,7 +355,7 @@ def _quieten() -> None:
         ".*does not have many workers.*",  # Batches are one tensor indexing; workers do not pay.
         ".*isinstance.treespec, LeafSpec..*",  # Lightning on torch >= 2.9.
         ".*The number of training batches .* is smaller than the logging interval.*",
-        ".*exists and is not empty.*",  # A continued run's checkpoints.
+        ".*exists and is not empty.*",  # A resumed run's checkpoints.
     ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
@@ -380,7 +380,7 @@ igm trains implicit generative models: method of learned moments, ratio matching
   igm fit --config molm/cifar10 --config mine.yaml --model.penalty_weight 2 --run.dir runs/mine
   igm test --config runs/mine/config.yaml --ckpt_path last
 
-igm COMMAND --help tells all options; igm fit --model.help MoLM those of a method, and likewise
+igm COMMAND --help shows all options; igm fit --model.help MoLM those of a method, and likewise
 --data.help CIFAR10DataModule and --trainer.logger.help WandbLogger."""
 
 
