@@ -213,7 +213,7 @@ class IGMCLI(LightningCLI):
             raise ValueError(f"seed_everything: {error}") from error
 
     def instantiate_classes(self) -> None:
-        """Make model, data and trainer; a method without its base's parts is told at once."""
+        """Make model, data and trainer; a method without its base's parts is reported at once."""
         super().instantiate_classes()
         if "players" not in vars(self.model):
             name = type(self.model).__name__

@@ -156,7 +156,7 @@ igm trains implicit generative models: method of learned moments, ratio matching
   igm fit --config molm/cifar10 --config mine.yaml --model.penalty_weight 2 --run.dir runs/mine
   igm test --config runs/mine/config.yaml --ckpt_path last
 
-igm COMMAND --help tells all options; igm fit --model.help MoLM those of a method, and likewise
+igm COMMAND --help shows all options; igm fit --model.help MoLM those of a method, and likewise
 --data.help CIFAR10DataModule and --trainer.logger.help WandbLogger."""
 
 

@@ -129,7 +129,7 @@ def last_good(
 ) -> Saved | None:
     """The last checkpoint of a folder that can be read and fits the model; None if there is none.
 
-    What is passed over is told in a line each.
+    Each checkpoint that is skipped is reported in one line.
 
     Args:
         folder: Of the checkpoints.

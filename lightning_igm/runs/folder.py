@@ -71,7 +71,7 @@ def check_no_run(folder: Path) -> None:
 def check_began_only(folder: Path, every_n_steps: int, checkpoints: Path) -> None:
     """Check that a run without a checkpoint is not past the step of its first.
 
-    Such a run starts anew, in its folder; a longer one had checkpoints, and would be lost.
+    Such a run starts again in its folder; a longer one had checkpoints, and would be lost.
 
     Raises:
         ValueError: It is past that step.
@@ -245,7 +245,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def go_back_to(self, rows: int) -> None:
-        """Drop all rows but the first ``rows``: a continued run makes the others anew."""
+        """Drop all rows but the first ``rows``: a resumed run makes the others again."""
         self._columns = []
         kept = self._read()[:rows]
         if self._columns:

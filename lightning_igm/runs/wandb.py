@@ -117,7 +117,7 @@ def log_config(logger: Logger, config: Mapping[str, Any]) -> None:
 
 
 def remember_id(loggers: Iterable[Logger], folder: Path) -> None:
-    """Keep the id of a W&B run in the run's folder, for when it is continued."""
+    """Keep the id of a W&B run in the run's folder, for when it is resumed."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             (folder / _ID).write_text(f"{logger.experiment.id}\n")
