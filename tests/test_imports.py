@@ -1,5 +1,7 @@
 """Losses, networks and metrics are taken into programs that know nothing of Lightning."""
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +54,31 @@ def test_functions_of_metrics_do_not_wait_for_torchmetrics():
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & {"torchmetrics", "sympy", *HEAVY, *OURS}
+
+
+FLOORS = (
+    {"checks", "distributed", "_collectives", "files"},
+    {"data", "losses", "metrics", "networks"},
+    {"modules"},
+    {"evaluation", "runs"},
+    {"callbacks"},
+    {"cli"},
+    {"studies"},
+)
+
+
+def imports():
+    """Rooms that import another: both names, and the file."""
+    for path in [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "datamodules").glob("*.py")]:
+        room = "data" if PACKAGE not in path.parents else path.relative_to(PACKAGE).parts[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            for found in re.findall(r"^lightning_igm\.(\w+)", name):
+                yield room.removesuffix(".py"), found, path.name
+
+
+def test_no_room_imports_from_a_floor_above():
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    known = [found for found in imports() if found[0] in floor]
+    assert len(known) > 500
+    assert [found for found in known if floor[found[0]] < floor[found[1]]] == []
