@@ -34,7 +34,7 @@ KNOWN_CLASSES = {
     "critic": [name for name in networks.__all__ if name.endswith("Critic")],
     "decoder": [name for name in networks.__all__ if name.endswith("Generator")],
     "autoencoder": ["Autoencoder"],
-    "features": ["ImageStatistics", "LayerFeatures"],
+    "features": ["DigitFeatures", "ImageStatistics", "LayerFeatures"],
     "field": [name for name in fields.__all__ if name.endswith("Field") and name != "Field"],
     "generator_optimizer": _OPTIMIZERS,
     "critic_optimizer": _OPTIMIZERS,

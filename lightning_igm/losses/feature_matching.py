@@ -6,7 +6,13 @@ from torch import Tensor
 from lightning_igm.distributed import all_mean, all_sum, world_size
 from lightning_igm.losses._support import as_features, autocast_off
 
-__all__ = ["FeatureMoments", "batch_moments", "frechet_loss", "mean_and_variance_loss"]
+__all__ = [
+    "FeatureMoments",
+    "batch_moments",
+    "check_covariance",
+    "frechet_loss",
+    "mean_and_variance_loss",
+]
 
 
 class FeatureMoments:
@@ -135,11 +141,7 @@ def frechet_loss(fake: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
     count, size = world_size() * len(rows), rows.shape[1]
     _check_shape("mean", mean, (size,))
     _check_shape("covariance", covariance, (size, size))
-    if count <= size:
-        raise ValueError(
-            f"fake: a batch of {count} is not allowed with {size} features, whose covariance would "
-            "be singular; it must have more than there are features"
-        )
+    check_covariance(count, size)
     with autocast_off(rows):
         rows = rows - mean.double()
         second = all_mean(torch.cat([rows.mean(0)[None], rows.mT @ rows / len(rows)]))
@@ -153,6 +155,23 @@ def frechet_loss(fake: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
             value = value - 2 * _power(inner, 0.5).trace()
         surrogate = shift.square().sum() + (slope * spread).sum()
         return value + surrogate - surrogate.detach()
+
+
+def check_covariance(count: int, size: int) -> None:
+    """Check that the covariance of a batch is not singular.
+
+    Args:
+        count: Images of all ranks.
+        size: Features.
+
+    Raises:
+        ValueError: It is.
+    """
+    if count <= size:
+        raise ValueError(
+            f"fake: a batch of {count} is not allowed with {size} features, whose covariance would "
+            "be singular; it must have more than there are features"
+        )
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from lightning_igm.checks import above_zero, one_of
+from lightning_igm.distributed import world_size
 from lightning_igm.losses.feature_matching import (
     FeatureMoments,
     batch_moments,
+    check_covariance,
     frechet_loss,
     mean_and_variance_loss,
 )
@@ -91,6 +93,10 @@ class FeatureMatching(ImplicitGenerativeModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One generator step; before the first, a pass over the training set."""
         if self.layer_moments is None:
+            if self.statistics == "covariance":
+                real = self.images_of(batch)
+                for feature in self.encoder(real[:1]):
+                    check_covariance(world_size() * len(real), feature.shape[1])
             self.layer_moments = self.training_set_moments()
         super().training_step(batch, batch_idx)
 

@@ -5,7 +5,7 @@ from lightning_igm.networks.autoencoder import Autoencoder
 from lightning_igm.networks.base import activations
 from lightning_igm.networks.dcgan import DCGANCritic, DCGANGenerator
 from lightning_igm.networks.dcgan5 import DCGAN5Critic
-from lightning_igm.networks.features import ImageStatistics, LayerFeatures
+from lightning_igm.networks.features import DigitFeatures, ImageStatistics, LayerFeatures
 from lightning_igm.networks.gram import GRAMCritic, GRAMGenerator, PoolingCritic
 from lightning_igm.networks.init import initialize_weights
 from lightning_igm.networks.mlp import MLPCritic, MLPGenerator
@@ -19,6 +19,7 @@ __all__ = [
     "DCGAN5Critic",
     "DCGANCritic",
     "DCGANGenerator",
+    "DigitFeatures",
     "GRAMCritic",
     "GRAMGenerator",
     "HiddenMomentCritic",

@@ -1,14 +1,16 @@
 """Features of images that nothing has to learn, and features of a network's layers."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_igm.metrics.digit_classifier import DigitClassifier
 from lightning_igm.networks._checks import check_positive
 from lightning_igm.networks.base import activations
 
-__all__ = ["ImageStatistics", "LayerFeatures"]
+__all__ = ["DigitFeatures", "ImageStatistics", "LayerFeatures"]
 
 _EPSILON = 1e-6
 
@@ -97,3 +99,44 @@ class LayerFeatures(nn.Module):
         """Map images ``(N, C, H, W)`` to vectors ``(N, D)``, D different for each."""
         _, layers = activations(self.network, images)
         return [layer.flatten(1) for layer in (layers if self.last else layers[:-1])]
+
+
+class DigitFeatures(nn.Module):
+    """Outputs of all layers of a shipped classifier of digits, after the ReLU that follows, if any.
+
+    Scores of digits have a classifier's features, too: train with that of another data set than the
+    one that is scored, ``mnist`` for scikit-learn's digits and ``digits`` for all kinds of MNIST.
+
+    Args:
+        weights: What the classifier was trained on: ``digits`` (scikit-learn's) or ``mnist``.
+
+    Raises:
+        ValueError: There are none of that name.
+
+    Example:
+        >>> import torch
+        >>> from lightning_igm.networks import DigitFeatures
+        >>> [tuple(f.shape) for f in DigitFeatures("mnist")(torch.rand(5, 3, 16, 16))]
+        [(5, 16384), (5, 8192), (5, 3072), (5, 64)]
+    """
+
+    def __init__(self, weights: Literal["digits", "mnist"]) -> None:
+        super().__init__()
+        self.classifier = DigitClassifier.pretrained(weights)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map images ``(N, C, H, W)`` in [0, 1] to vectors ``(N, D)``, D different for each."""
+        found: list[Tensor] = []
+
+        def keep(_layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            found.append(output.flatten(1))
+
+        body = self.classifier.body
+        layers = [layer for layer in body if isinstance(layer, nn.ReLU)]
+        hooks = [layer.register_forward_hook(keep) for layer in [*layers, body[-1]]]
+        try:
+            self.classifier(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found

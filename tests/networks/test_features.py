@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_igm.networks import DCGANCritic, ImageStatistics, LayerFeatures, activations
+from lightning_igm.metrics.digit_classifier import DigitClassifier
+from lightning_igm.networks import (
+    DCGANCritic,
+    DigitFeatures,
+    ImageStatistics,
+    LayerFeatures,
+    activations,
+)
 
 
 def images(size=8):
@@ -53,10 +60,23 @@ def test_layers_are_those_of_activations():
     assert len(LayerFeatures(critic, last=False)(images())) == 2
 
 
+@pytest.mark.parametrize("weights", ["digits", "mnist"])
+def test_features_of_digits_are_the_classifiers_layers(weights):
+    features = DigitFeatures(weights)(images(16).float())
+    assert [f.shape[1] for f in features] == [16 * 32 * 32, 32 * 16 * 16, 48 * 8 * 8, 64]
+    classifier = DigitClassifier.pretrained(weights)
+    expected, _ = classifier(images(16).float())
+    assert torch.equal(features[-1], expected)
+    assert all(f.min() >= 0 for f in features[:-1])
+    assert not any(p.requires_grad for p in DigitFeatures(weights).parameters())
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"^patches\[1\]=0: must be at least 1"):
         ImageStatistics([2, 0])
     with pytest.raises(ValueError, match=r"^patches=\(\): must have a size"):
         ImageStatistics(pixels=False, channels=False)
+    with pytest.raises(ValueError, match=r"^digits: 'svhn' is not allowed"):
+        DigitFeatures("svhn")
     with pytest.raises(ValueError, match=r"^critic: Tanh has no attribute layers"):
         LayerFeatures(nn.Tanh())(images())

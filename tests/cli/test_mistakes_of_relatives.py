@@ -30,7 +30,7 @@ MISTAKES = {
     ),
     "covariance of many features": (
         ["--config=feature_matching/digits", "--model.statistics=covariance"],
-        ["batch of 200", "768 features"],
+        ["batch of 200", "16384 features"],
     ),
 }
 
