@@ -31,6 +31,8 @@ from lightning_igm.modules import (
     MMDGAN,
     SNGAN,
     AdversarialModule,
+    AutoencoderMMDGAN,
+    GRAMNet,
     ImplicitGenerativeModule,
     MoLM,
     SobolevGAN,
@@ -87,12 +89,17 @@ FORMS = {
 }
 
 
+def generator_of(points, output, latent_dim=4):
+    if points:
+        return MLPGenerator(latent_dim=latent_dim, image_shape=(2,), hidden=(5,))
+    return DCGANGenerator(latent_dim=latent_dim, image_size=8, width=3, init="he", output=output)
+
+
 def networks(points, output, spectral):
     torch.manual_seed(0)
+    generator = generator_of(points, output)
     if points:
-        generator = MLPGenerator(latent_dim=4, image_shape=(2,), hidden=(5,))
         return generator, MLPCritic(image_shape=(2,), hidden=(5,))
-    generator = DCGANGenerator(latent_dim=4, image_size=8, width=3, init="he", output=output)
     return generator, DCGANCritic(image_size=8, width=3, hidden_dim=5, spectral=spectral)
 
 
@@ -103,7 +110,11 @@ def model_of(method=GAN, points=False, output="tanh", **settings):
     settings = {"generator_optimizer": sgd, "critic_optimizer": sgd} | settings
     if method is SobolevGAN:
         settings["rho"] = 1e-3
-    return method(generator, critic, critic_steps=settings.pop("critic_steps", 1), **settings)
+    if method is AutoencoderMMDGAN:
+        settings["decoder"] = generator_of(points, output, latent_dim=1)
+    if method is not GRAMNet:
+        settings.setdefault("critic_steps", 1)
+    return method(generator, critic, **settings)
 
 
 def trained(loader, *callbacks, model=None, **settings):
