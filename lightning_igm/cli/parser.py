@@ -89,10 +89,12 @@ def current_model(text: str) -> str:
 class OneLineParser(LightningArgumentParser):
     """Tells an error in one line, with what would be allowed."""
 
-    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
+    def parse_string(self, *args: Any, **kwargs: Any) -> Namespace:
         """Parse a config, which may be of an older version; what it inherits comes before it."""
-        own = re.sub(r"^base:.*\n?", "", current_paths(content), flags=re.MULTILINE)
-        parsed: Namespace = super().parse_string(current_model(own), *args, **kwargs)
+        # jsonargparse itself calls it by a keyword, which 4.47 calls otherwise.
+        text, *others = args or [kwargs.pop("content" if "content" in kwargs else "cfg_str")]
+        own = re.sub(r"^base:.*\n?", "", current_paths(text), flags=re.MULTILINE)
+        parsed: Namespace = super().parse_string(current_model(own), *others, **kwargs)
         return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
