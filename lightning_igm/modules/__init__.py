@@ -1,7 +1,6 @@
 """One method per file, each a LightningModule."""
 
 from lightning_igm.modules.adversarial import AdversarialModule
-from lightning_igm.modules.autoencoder_mmd_gan import AutoencoderMMDGAN
 from lightning_igm.modules.base import ImplicitGenerativeModule, NonFiniteLossError
 from lightning_igm.modules.cramer_gan import CramerGAN
 from lightning_igm.modules.discrepancy import DiscrepancyGAN
@@ -11,6 +10,7 @@ from lightning_igm.modules.gan import GAN
 from lightning_igm.modules.gcmmd_gan import GCMMDGAN
 from lightning_igm.modules.gram_net import GRAMNet
 from lightning_igm.modules.mmd_gan import MMDGAN
+from lightning_igm.modules.mmd_gan_autoencoder import AutoencoderMMDGAN
 from lightning_igm.modules.mmd_net import MMDNet
 from lightning_igm.modules.molm import MoLM
 from lightning_igm.modules.r3_gan import R3GAN

@@ -10,7 +10,7 @@ import torch
 
 __all__ = ["bring_up_to_date", "checkpoint_of_now"]
 
-_AUTOENCODER = "lightning_igm.modules.autoencoder_mmd_gan.AutoencoderMMDGAN"
+_AUTOENCODER = "lightning_igm.modules.mmd_gan_autoencoder.AutoencoderMMDGAN"
 
 
 def bring_up_to_date(kind: type, arguments: dict[str, Any]) -> type:

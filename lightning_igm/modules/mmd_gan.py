@@ -33,7 +33,7 @@ class MMDGAN(DiscrepancyGAN):
     with the witness w(t) = mean_i K(f(t), f(x_i)) - mean_j K(f(t), f(y_j)), x^ uniform on the line
     from x to y, and the norm over all of an image's values. The published MMDGAN-GP-L2 has 16
     features, a mixture of rational quadratic kernels with a linear one, and both weights 1. The
-    MMD GAN of Li et al. is :class:`~lightning_igm.modules.autoencoder_mmd_gan.AutoencoderMMDGAN`.
+    MMD GAN of Li et al. is :class:`~lightning_igm.modules.mmd_gan_autoencoder.AutoencoderMMDGAN`.
 
     Args:
         generator: Maps latents ``(N, latent_dim)`` to images ``(N, C, H, W)``.
