@@ -82,6 +82,11 @@ class DriftingModel(ImplicitGenerativeModule):
         self.log_training({"drift": torch.stack(drifts).mean()})
         return torch.stack(losses).sum()
 
+    def on_fit_start(self) -> None:
+        """Move the encoder to the device."""
+        super().on_fit_start()
+        self.encoder.to(self.device, self.weights_dtype)
+
     def training_state(self) -> dict[str, Any]:
         """The base's state and the encoder's name."""
         return super().training_state() | {"encoder": self.encoder.identity}

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_igm.data.adapter import to_device, whole_data
@@ -39,6 +40,11 @@ class FrozenEncoder:
                     f"features: layer {name!r} is a {type(module).__name__}, which couples the "
                     "images of a batch; the encoder must make features of each image by itself"
                 )
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move the network to a device once, before a run: a batch should not wait for it."""
+        if self.network is not None:
+            self.network.to(device, dtype)
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Vectors ``(N, D)`` in float32 or better, D different for each, differentiable in images.

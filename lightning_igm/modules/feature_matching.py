@@ -162,8 +162,9 @@ class FeatureMatching(ImplicitGenerativeModule):
         self.averages, self._adam_state, self._adam = state["averages"], state["adam"], None
 
     def on_fit_start(self) -> None:
-        """Move what a checkpoint brought to the device."""
+        """Move the encoder, and what a checkpoint brought, to the device."""
         super().on_fit_start()
+        self.encoder.to(self.device, self.weights_dtype)
         if self.layer_moments is not None:
             self.layer_moments = [
                 (a.to(self.device), b.to(self.device)) for a, b in self.layer_moments

@@ -203,6 +203,7 @@ SETTINGS = {
         [],
         ["--model.field=SinkhornField", "--model.field.iterations=3"],
         ["--model.field=MMDField", "--model.temperatures=[0.5]"],
+        ["--model.features=DigitFeatures", "--model.features.weights=mnist"],
     ],
     "feature_matching": [[], ["--model.moving_average=1e-3"]],
     "gan": [[*FEW, "--model.gradient_clip=0.1", "--model.latent_distribution=uniform"]],
