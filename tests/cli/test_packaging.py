@@ -92,7 +92,7 @@ def test_every_preset_is_listed_with_method_data_and_paper(monkeypatch, capsys):
         config = read_preset(ROOT / f"configs/{name}.yaml")
         assert config["model"]["class_path"] == method
         assert config["data"]["class_path"] == f"{data}DataModule"
-        assert re.search(r"^\w+ et al\., .*20\d\d$", paper)
+        assert re.search(r"^[\w ]+ et al\., .*20\d\d$", paper)
 
 
 @pytest.mark.parametrize(
