@@ -1,10 +1,10 @@
 """The command line's parser: each error is one line that says what is allowed."""
 
-import inspect
 import re
 from collections.abc import Sequence
 from enum import Enum
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_igm import modules
+from lightning_igm import data, modules
 from lightning_igm.cli.errors import A_PRESET, NotParsedError, plain
 from lightning_igm.cli.names import did_you_mean
 from lightning_igm.modules.earlier_versions import bring_up_to_date
@@ -46,17 +46,23 @@ def current_paths(text: str) -> str:
 
 def _moved(path: re.Match[str]) -> str:
     new = f"lightning_igm.data{path[1]}"
-    ours, found = _file_of(new), _file_of(path[0])
-    return new if ours and found in (None, ours) else path[0]
+    return path[0] if _is_users(path[0]) or not _is_there(new) else new
 
 
-def _file_of(path: str) -> Path | None:
-    """The file that defines a class, links followed; none if there is no such class."""
+def _is_users(path: str) -> bool:
+    """Whether a class is in a folder ``datamodules`` that is not ours, as it is in a clone."""
+    found = find_spec("datamodules")
+    folders = found.submodule_search_locations if found else None
+    ours = Path(data.__file__).resolve().parent
+    return any(Path(f).resolve() != ours for f in folders or ()) and _is_there(path)
+
+
+def _is_there(path: str) -> bool:
     module, _, name = path.rpartition(".")
     try:
-        return Path(inspect.getfile(getattr(import_module(module), name))).resolve()
-    except (ImportError, AttributeError, TypeError):
-        return None
+        return hasattr(import_module(module), name)
+    except ImportError:
+        return False
 
 
 def current_model(text: str) -> str:
