@@ -261,7 +261,13 @@ RUNS = {
     "batch shift": (MMDGAN, {"critic_steps": 2, "batch_norm": "shift"}),
 }
 # Functions that make models of methods.
-MADE = {with_decoder: AutoencoderMMDGAN, on_codes: MMDNet, on_pixels: MMDNet}
+MADE = {
+    with_decoder: AutoencoderMMDGAN,
+    on_codes: MMDNet,
+    on_pixels: MMDNet,
+    drifting: DriftingModel,
+    matching: FeatureMatching,
+}
 
 
 def runs_of_others(covered):
