@@ -73,10 +73,10 @@ def run_command(words):
         main([*words[1:], *QUIET])
 
 
-def run_python(block):
+def run_python(block, names):
     for long, short in {"=1000": "=2", "00001000": "00000002", "range(2000)": "range(2)"}.items():
         block = block.replace(long, short)
-    exec(compile(block, "recipe", "exec"), {"__name__": "recipe"})
+    exec(compile(block, "recipe", "exec"), names)
 
 
 def run_sweep(sweep, monkeypatch):
@@ -101,9 +101,10 @@ def test_there_are_recipes():
 @pytest.mark.filterwarnings("ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning")
 def test_recipe_runs(name, folder, monkeypatch):
     torch.manual_seed(0)
+    names = {"__name__": "recipe"}
     for language, block in BLOCK.findall(RECIPES[name]):
         if language == "python":
-            run_python(block)
+            run_python(block, names)
         elif language == "yaml":
             content = yaml.safe_load(block)
             if "command" in content:
