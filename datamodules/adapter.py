@@ -105,7 +105,7 @@ def is_stream(data: Any) -> bool:
 
 
 class LoaderData(Loaders):
-    """What methods and callbacks ask of data, made of ordinary loaders.
+    """Ordinary loaders as the data that methods and callbacks ask for.
 
     Batches are tensors ``(N, C, H, W)`` or points ``(N, D)``; sequences that begin with one; or
     dictionaries that have one under ``image``. Floats are taken as they are. uint8 images become

@@ -25,7 +25,7 @@ Mode = Literal["L", "RGB"]
 
 
 class ReadImages(NamedTuple):
-    """What `read_dataset` returns."""
+    """Images and labels that `read_dataset` returns."""
 
     images: Tensor
     """uint8 ``(N, C, H, W)``."""

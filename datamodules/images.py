@@ -173,7 +173,7 @@ class ImageDataModule(InMemoryDataModule):
 
 
 class _DatasetImages(ImageDataModule):
-    """What `ImageDataModule.from_dataset` returns."""
+    """The module that `ImageDataModule.from_dataset` returns."""
 
     train_labels: Tensor | None = None
     test_labels: Tensor | None = None

@@ -1,4 +1,4 @@
-"""What callbacks share that act every so many generator steps."""
+"""The base of callbacks that act every so many generator steps."""
 
 from abc import ABC, abstractmethod
 from typing import Any

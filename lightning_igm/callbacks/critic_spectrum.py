@@ -122,7 +122,7 @@ class CriticSpectrum(EveryNSteps):
         self._warn(conditions, trainer.global_step)
 
     def _complexity(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
-        """What the scaled MMD divides by, whatever the method."""
+        """The scale that the scaled MMD divides by, of a critic of any method."""
         kept = getattr(pl_module, "latest", {}).get("critic_complexity")
         if kept is not None:
             return float(kept)

@@ -1,4 +1,4 @@
-"""What callbacks that score the generator share: their cadence, their history, their table."""
+"""The base of callbacks that score the generator: their cadence, history and table."""
 
 import json
 from abc import abstractmethod
@@ -193,7 +193,7 @@ def _packages() -> list[Any]:
 
 
 def _entries(path: Path) -> list[Any]:
-    """What the file of scores holds already."""
+    """Entries of the file of scores."""
     if not path.exists():
         return []
     try:

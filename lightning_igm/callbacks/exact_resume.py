@@ -154,7 +154,7 @@ def _move(state: dict[str, Any], folder: Path) -> None:
 
 
 class _Signals:
-    """What signals the ranks have had, from batch to batch, on the CPU and in the background."""
+    """Exchange of the ranks' signals from batch to batch, on the CPU and in the background."""
 
     def __init__(self) -> None:
         self._group: Any = dist.new_group(backend="gloo")

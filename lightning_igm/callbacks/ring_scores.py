@@ -105,7 +105,7 @@ class RingScores(Evaluation):
         return "\n".join(lines)
 
     def _against(self, trainer: Trainer) -> RingCoverage:
-        """What the samples are scored against, made once for a data module."""
+        """The score against the data's test points, made once for a data module."""
         data = cast(Any, trainer).datamodule
         if self._metric is None or self._source is not data:
             unrotated = getattr(data, "unrotated", None)

@@ -68,7 +68,7 @@ class IGMCLI(LightningCLI):
         super().__init__(args=args, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The one that was asked for, as each takes a third of a second to add, or else all."""
+        """The one that was asked for, as each has a parser to build; or else all."""
         known = super().subcommands()
         return {name: skip for name, skip in known.items() if name in self._command} or known
 

@@ -1,4 +1,4 @@
-"""What scores keep of real images, on disk, made once for all runs."""
+"""Statistics of real images on disk, made once for all runs."""
 
 import hashlib
 import json

@@ -173,7 +173,7 @@ class Evaluator:
         self.metrics.update(**given, real=real, index=index, total=total)
 
     def _pass(self, images: RealImages) -> dict[str, Tensor]:
-        """What the scores keep of all real images, on the first process."""
+        """Statistics of all real images that the scores keep, on the first process."""
         for start, batch in self._shown(images, "Real images", len(images)):
             self._take(batch, start, real=True, total=images.count)
         states = self._gather("real_")

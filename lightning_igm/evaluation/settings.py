@@ -12,7 +12,7 @@ __all__ = ["ScoreSettings", "check_scores", "default_scores", "known_scores"]
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """What scores depend on beside the images.
+    """Settings of scores.
 
     Args:
         kid_subset_size: Images of each kind in one of KID's subsets.

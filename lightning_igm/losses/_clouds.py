@@ -1,4 +1,4 @@
-"""What moves fakes: samples with their distances, and the rules that fields are made by.
+"""Samples with their distances, and the rules that drifting fields are made by.
 
 See :mod:`.drifting` for the fields. The samples are constants, and the distances serve all
 temperatures of a loss.

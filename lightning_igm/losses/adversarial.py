@@ -63,7 +63,7 @@ def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
 
 
 def relativistic_critic_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """What the critic minimises where each real is judged beside a fake, ``-log D(x - y)``.
+    """The critic's loss where each real is judged beside a fake, ``-log D(x - y)``.
 
     "The GAN is dead; long live the GAN! A Modern Baseline GAN" (Huang, Gokaslan, Kuleshov and
     Tompkin, 2024, https://arxiv.org/abs/2501.05441), Eq. 2: the mean over pairs of

@@ -21,7 +21,7 @@ def repulsive_critic_loss(
     lower: float = 0.25,
     upper: float = 4.0,
 ) -> Tensor:
-    """What the critic minimises: features of reals repel each other, those of fakes attract.
+    """The critic's loss: features of reals repel each other, those of fakes attract.
 
     "Improving MMD-GAN Training with Repulsive Loss Function" (Wang, Sun and Halgamuge, 2019,
     https://arxiv.org/abs/1812.09916), Eq. 5, with a Gaussian kernel k, features a of reals and b of

@@ -64,7 +64,7 @@ def sliced_energy_distance(fake: Tensor, real: Tensor, directions: Tensor) -> Te
 
 
 def energy_scale(dim: int) -> float:
-    """What the mean over all directions falls short by, ``sqrt(pi) G((D + 1) / 2) / G(D / 2)``.
+    """Ratio of the energy distance to its sliced mean, ``sqrt(pi) G((D + 1) / 2) / G(D / 2)``.
 
     Args:
         dim: D.

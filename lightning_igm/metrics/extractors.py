@@ -1,4 +1,4 @@
-"""What every feature extractor is: images in, features and perhaps logits out.
+"""Feature extractors: images in, features and perhaps logits out.
 
 An extractor is any module that maps uint8 images ``(N, C, H, W)`` to features ``(N, D)``, or to a
 tuple of features and logits ``(N, K)``. It may have ``num_features``, its D, and ``prepare()``,

@@ -171,7 +171,7 @@ def mode_columns(bandwidths: Sequence[float] = BANDWIDTHS) -> list[str]:
 
 
 class ModeReference:
-    """What samples of a ring are scored against; the data's share of the work is done once.
+    """A reference that samples of a ring are scored against, with the data's share done once.
 
     Args:
         data: ``(M, D)``, points that training does not see.

@@ -1,4 +1,4 @@
-"""What all scores share as torchmetrics: rows of two sets, their order, and how many there are."""
+"""The base of scores as torchmetrics: rows of two sets, their order and their number."""
 
 import pkgutil
 from abc import ABC, abstractmethod
@@ -50,7 +50,7 @@ class Score(Metric, ABC):
     """
 
     name: ClassVar[str]
-    """What ``metrics.scores`` calls it."""
+    """Its name in ``metrics.scores``."""
     columns: ClassVar[Mapping[str, bool | None]]
     """Its numbers, and whether higher ones are better; None if neither are."""
     headlines: ClassVar[Sequence[str] | None] = None

@@ -19,7 +19,7 @@ _LEAST_VARIANCE = 1e-12
 
 
 class KernelSums(NamedTuple):
-    """What the test needs of one set ``b`` of m samples and the m real samples ``a``, in float64.
+    """Sums that the test needs of a set ``b`` of m samples and m real ones ``a``, in float64.
 
     Attributes:
         within: ``(m,)``, t_i, the sum over j other than i of K(b_i, b_j).

@@ -82,7 +82,7 @@ class ImplicitGenerativeModule(RunHooks, ABC):
             gradient_clip if gradient_clip is None else above_zero("gradient_clip", gradient_clip)
         )
         self.players = {"generator": Player(generator_optimizer, generator_scheduler)}
-        """What is trained, by the attribute that has the network; the generator first."""
+        """Optimizers and schedules by the attribute that has the network; the generator first."""
 
     @abstractmethod
     def generator_loss(self, real: Tensor, fake: Tensor) -> Tensor:

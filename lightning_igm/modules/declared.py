@@ -1,4 +1,4 @@
-"""What a class and its bases list in an attribute of the same name."""
+"""Attributes that a class and its bases list, such as ``logged`` and ``kept``."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What earlier versions called otherwise: classes and arguments in configs and checkpoints."""
+"""Classes and arguments that earlier versions had, in configs and checkpoints."""
 
 import sys
 from importlib import import_module

@@ -1,17 +1,14 @@
-"""Frozen encoders, in whose features methods compare images, and passes over the training set."""
+"""Frozen encoders, in whose features methods compare images."""
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_igm.data.adapter import to_device, whole_data
 from lightning_igm.losses._support import autocast_off, couples_now, widened
-from lightning_igm.modules.base import ImplicitGenerativeModule
 
-__all__ = ["FrozenEncoder", "check_same_encoder", "training_images"]
+__all__ = ["FrozenEncoder", "check_same_encoder"]
 
 
 class FrozenEncoder:
@@ -68,20 +65,8 @@ class FrozenEncoder:
         return [feature.flatten(1) for feature in features]
 
 
-def training_images(module: ImplicitGenerativeModule) -> Iterator[Tensor]:
-    """Every training image once, in order and as the data module prepares them, in batches.
-
-    Under several ranks, this rank's share of them.
-
-    Raises:
-        ValueError: The data module cannot give them.
-    """
-    for batch in whole_data(module.trainer).ordered_train_dataloader():
-        yield module.images_of(to_device(module.trainer, batch))
-
-
 def check_same_encoder(saved: str, own: str) -> None:
-    """Check that a run goes on with the encoder that it began with.
+    """Check that a run resumes with the encoder that it began with.
 
     Raises:
         ValueError: It does not.
@@ -89,7 +74,7 @@ def check_same_encoder(saved: str, own: str) -> None:
     if saved != own:
         raise ValueError(
             f"features: {own} is not allowed; the checkpoint was trained with {saved}, and a run "
-            "goes on with the same encoder: class, settings and weights"
+            "resumes with the same encoder: class, settings and weights"
         )
 
 

@@ -16,7 +16,8 @@ from lightning_igm.losses.feature_matching import (
     mean_and_variance_loss,
 )
 from lightning_igm.modules.base import ImplicitGenerativeModule
-from lightning_igm.modules.encoders import FrozenEncoder, check_same_encoder, training_images
+from lightning_igm.modules.encoders import FrozenEncoder, check_same_encoder
+from lightning_igm.modules.training_set import training_images
 
 __all__ = ["FeatureMatching"]
 

@@ -1,13 +1,12 @@
 """Method of Learned Moments: match the gradients of a critic, learn the critic now and then."""
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_igm.checks import non_negative, one_of, positive
-from lightning_igm.data.adapter import to_device, whole_data
+from lightning_igm.data.adapter import whole_data
 from lightning_igm.distributed import all_mean, all_sum, world_size
 from lightning_igm.losses.adversarial import logistic_critic_loss
 from lightning_igm.losses.moments import (
@@ -20,6 +19,7 @@ from lightning_igm.modules.adversarial import AdversarialModule
 from lightning_igm.modules.phase_report import begin_report, end_report
 from lightning_igm.modules.players import Player
 from lightning_igm.modules.set_up import check_independent_images
+from lightning_igm.modules.training_set import training_images
 
 __all__ = ["MoLM"]
 
@@ -107,7 +107,7 @@ class MoLM(AdversarialModule):
         """Mean moments ``(k,)`` of the whole training set; None from a critic step to the next
         generator step."""
         self.before_phase: dict[str, Tensor] = {}
-        """What the running critic phase began with, if it is reported."""
+        """Measurements before the running critic phase, if it is reported."""
 
     def setup(self, stage: str) -> None:
         """Check, beyond the base's checks, that the data can be passed over in order."""
@@ -175,7 +175,7 @@ class MoLM(AdversarialModule):
     def training_set_moments(self) -> Tensor:
         """Mean moments ``(k,)`` of all training images; batches leave only their sum."""
         total, count = None, 0
-        for images in self.training_images():
+        for images in training_images(self):
             moments = mean_moments(self.critic, images, **self.features) * images.shape[0]
             total = moments if total is None else total.add_(moments)
             count += images.shape[0]
@@ -183,15 +183,6 @@ class MoLM(AdversarialModule):
             raise ValueError("data: the training set is empty; MoLM needs at least one image")
         # Filled in on the device: to copy a number there would be to wait for it.
         return all_sum(total) / all_sum(torch.full((), count, device=total.device))
-
-    def training_images(self) -> Iterator[Tensor]:
-        """Every training image once, in order and as the data module prepares them, in batches.
-
-        Augmentation is part of that, by the data module's seed, the same in every pass. Under
-        several ranks, this rank's share of them.
-        """
-        for batch in whole_data(self.trainer).ordered_train_dataloader():
-            yield self.images_of(to_device(self.trainer, batch))
 
     def _moments(self, images: Tensor) -> Tensor:
         return all_mean(mean_moments(self.critic, images, images_only=True, **self.features))

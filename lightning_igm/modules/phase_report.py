@@ -1,4 +1,4 @@
-"""What a critic phase of MoLM changed, for the loggers; measuring changes nothing."""
+"""Measurements before and after a critic phase of MoLM, for the loggers; they change nothing."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ __all__ = ["AutoencoderTraining", "Stage"]
 
 
 class Stage(NamedTuple):
-    """What one step trains, and how."""
+    """One step of pretraining: the layers that it trains, and how."""
 
     levels: range
     """Numbers of the encoder's layers; their mirrors in the decoder are trained too."""
@@ -73,7 +73,7 @@ class AutoencoderTraining:
         return depth * self.layer_steps + self.joint_steps
 
     def stage(self, step: int, depth: int) -> Stage:
-        """What a step, counted from 0, trains of an encoder of so many layers."""
+        """The layers that a step, counted from 0, trains of an encoder of so many layers."""
         if step < depth * self.layer_steps:
             level, step = divmod(step, self.layer_steps)
             return Stage(range(level, level + 1), self.layer_momentum, step == 0)

@@ -35,7 +35,7 @@ class RatioDiagnostics:
     def values(
         self, model: GRAMNet, real: Tensor, fake: Tensor, grams: GramMatrices, ratio: Tensor
     ) -> dict[str, Tensor]:
-        """What is logged, by name.
+        """Values for the loggers, by name.
 
         Args:
             model: Says what is to be logged.

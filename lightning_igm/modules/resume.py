@@ -1,4 +1,4 @@
-"""A continued run: what is configured now wins over what its checkpoint was."""
+"""On resume, the current configuration overrides the checkpoint's."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ _PROGRESS = ("params", "initial_lr", "last_epoch", "base_lrs")
 
 
 class ContinuedSettings(Callback):
-    """Keep the settings of optimizers and schedules; those of now win in a continued run."""
+    """Keep the settings of optimizers and schedules; on resume, the current ones win."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a run does around the updates: checks, noise, logs by generator steps, checkpoints."""
+"""Lightning's hooks around the updates: checks, noise, logs by generator steps, checkpoints."""
 
 import warnings
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ class RunHooks(LightningModule):
 
     generator: nn.Module
     logged: tuple[str, ...] = ()
-    """What this class gives to :meth:`log_training`, beyond its bases and the players' losses."""
+    """Names that this class gives to :meth:`log_training`, beyond its bases and the losses."""
     kept: tuple[str, ...] = ()
     """Attributes that this class, beyond its bases, keeps in checkpoints: plain data, tensors."""
 
@@ -51,10 +51,10 @@ class RunHooks(LightningModule):
         self.in_training_step = False
         """Whether the run is between the start of a batch and the end of all that belongs to it."""
         self.stop_by: type[BaseException] | None = None
-        """What to raise after the batch, if the run is to stop."""
+        """Exception to raise after the batch, if the run is to stop."""
 
     def configure_callbacks(self) -> list[Callback]:
-        """What belongs to every run, with any trainer, unless it is there from a run before."""
+        """Callbacks of every run, unless an earlier run of this trainer added them."""
         # Nothing is validated but by callbacks, which score in training, too.
         message = "You defined a `validation_step` but have no `val_dataloader`"
         warnings.filterwarnings("ignore", message=message)
@@ -174,7 +174,7 @@ class RunHooks(LightningModule):
     # --- checkpoints ----------------------------------------------------------------------------
 
     def training_state(self) -> dict[str, Any]:
-        """What a resumed run needs beyond weights and optimizers; plain data and tensors only."""
+        """State that a resumed run needs beyond weights and optimizers: plain data and tensors."""
         of_all = {
             "noise": self.noise_stream.state(),
             "latest": self.latest,

@@ -1,4 +1,4 @@
-"""What is checked and prepared before the first step: networks that fit the data and each other."""
+"""Checks and preparations before the first step: networks must fit the data and each other."""
 
 from inspect import signature
 from typing import Any

@@ -49,7 +49,7 @@ _NAMES = {
     "mmdnet/digits": "MMD-net",
     "mmdnet/digits_codes": "MMD-net in codes",
 }
-"""What presets are called in tables, if not by their class."""
+"""Names of presets in tables, if not those of their classes."""
 
 
 def _methods() -> dict[str, str]:
